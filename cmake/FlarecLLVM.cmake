@@ -1,5 +1,8 @@
 # LLVM and MLIR 22, linked statically and once: into libflarec_compiler.so (and the compiler's test program).
-find_package(MLIR 22 REQUIRED CONFIG HINTS /usr/lib/llvm-22/lib/cmake/mlir)
+find_package(MLIR REQUIRED CONFIG HINTS /usr/lib/llvm-22/lib/cmake/mlir)
+if(NOT LLVM_VERSION_MAJOR EQUAL 22)
+  message(FATAL_ERROR "flarec needs LLVM/MLIR 22, found ${LLVM_PACKAGE_VERSION}: scripts/setup installs it")
+endif()
 message(STATUS "LLVM ${LLVM_PACKAGE_VERSION} in ${LLVM_DIR}")
 list(APPEND CMAKE_MODULE_PATH ${MLIR_CMAKE_DIR} ${LLVM_CMAKE_DIR})
 include(TableGen)
@@ -20,6 +23,8 @@ foreach(lib IN LISTS MLIR_EXPORTED_TARGETS mlir_libs)
     endif()
   endif()
 endforeach()
+# Debian builds Polly in but ships no libPolly.a; only link-time optimisation asks for it (compiler/codegen/LldTargets.cpp).
+set_target_properties(LLVMExtensions PROPERTIES INTERFACE_LINK_LIBRARIES LLVMSupport)
 llvm_map_components_to_libnames(FLAREC_LLVM_LIBS
   Core Support Target TargetParser MC Passes AsmParser BitWriter
   NVPTXCodeGen NVPTXDesc NVPTXInfo X86CodeGen X86AsmParser X86Desc X86Info)

@@ -1,0 +1,180 @@
+// Types, attributes and verifiers of the `tile` dialect.
+#include "tile/Tile.h"
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/DialectImplementation.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace flarec::tile;
+
+#include "tile/TileDialect.cpp.inc"
+#define GET_ATTRDEF_CLASSES
+#include "tile/TileAttrs.cpp.inc"
+#define GET_TYPEDEF_CLASSES
+#include "tile/TileTypes.cpp.inc"
+#define GET_OP_CLASSES
+#include "tile/TileOps.cpp.inc"
+
+void TileDialect::initialize() {
+  addAttributes<
+#define GET_ATTRDEF_LIST
+#include "tile/TileAttrs.cpp.inc"
+      >();
+  addTypes<
+#define GET_TYPEDEF_LIST
+#include "tile/TileTypes.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "tile/TileOps.cpp.inc"
+      >();
+}
+
+TileType flarec::tile::resize(TileType t, Index i, int64_t size) {
+  return TileType::get(t.getContext(), i == Index::n ? size : t.getN(), i == Index::m ? size : t.getM(),
+                       i == Index::d ? size : t.getD(), t.getElement(), t.getLayout());
+}
+
+//===-- Layouts: a basis vector is index · 4096 + step, 0 for a copy ---------//
+
+static ParseResult parseBases(AsmParser &p, SmallVectorImpl<int32_t> &bases) {
+  return p.parseCommaSeparatedList(AsmParser::Delimiter::Square, [&]() -> ParseResult {
+    int32_t zero;
+    if (OptionalParseResult r = p.parseOptionalInteger(zero); r.has_value()) {
+      bases.push_back(0);
+      return *r;
+    }
+    StringRef word;
+    int32_t step;
+    if (p.parseKeyword(&word) || word.size() < 2 || word.drop_front().getAsInteger(10, step) ||
+        StringRef("nmd").find(word[0]) == StringRef::npos)
+      return p.emitError(p.getCurrentLocation(), "expected a basis like n4, or 0");
+    bases.push_back(int32_t(StringRef("nmd").find(word[0])) * 4096 + step);
+    return success();
+  });
+}
+
+static void printBases(AsmPrinter &p, ArrayRef<int32_t> bases) {
+  p << "[";
+  llvm::interleaveComma(bases, p, [&](int32_t b) {
+    if (b)
+      p << "nmd"[b / 4096] << b % 4096;
+    else
+      p << "0";
+  });
+  p << "]";
+}
+
+Attribute LayoutAttr::parse(AsmParser &p, Type) {
+  SmallVector<int32_t> registers, lanes;
+  if (p.parseLess() || p.parseKeyword("reg") || parseBases(p, registers) || p.parseComma() ||
+      p.parseKeyword("lane") || parseBases(p, lanes) || p.parseGreater())
+    return {};
+  return get(p.getContext(), registers, lanes);
+}
+
+void LayoutAttr::print(AsmPrinter &p) const {
+  p << "<reg ";
+  printBases(p, getRegisters());
+  p << ", lane ";
+  printBases(p, getLanes());
+  p << ">";
+}
+
+//===-- Types ----------------------------------------------------------------//
+
+static ParseResult parseSizes(AsmParser &p, int64_t (&sizes)[3]) {
+  if (p.parseLess())
+    return failure();
+  for (StringRef key; succeeded(p.parseOptionalKeyword(&key, {"n", "m", "d"}));)
+    if (p.parseEqual() || p.parseInteger(sizes[StringRef("nmd").find(key)]) || p.parseComma())
+      return failure();
+  return success();
+}
+
+static void printSizes(AsmPrinter &p, int64_t n, int64_t m, int64_t d, Type element) {
+  p << "<";
+  if (n)
+    p << "n=" << n << ", ";
+  if (m)
+    p << "m=" << m << ", ";
+  if (d)
+    p << "d=" << d << ", ";
+  p << element;
+}
+
+Type TileType::parse(AsmParser &p) {
+  int64_t s[3] = {};
+  Type element;
+  LayoutAttr layout;
+  if (parseSizes(p, s) || p.parseType(element) ||
+      (succeeded(p.parseOptionalComma()) && p.parseAttribute(layout)) || p.parseGreater())
+    return {};
+  return get(p.getContext(), s[0], s[1], s[2], element, layout);
+}
+
+void TileType::print(AsmPrinter &p) const {
+  printSizes(p, getN(), getM(), getD(), getElement());
+  if (getLayout())
+    p << ", " << getLayout();
+  p << ">";
+}
+
+Type StageType::parse(AsmParser &p) {
+  int64_t s[3] = {};
+  Type element;
+  if (parseSizes(p, s) || p.parseType(element) || p.parseGreater())
+    return {};
+  return get(p.getContext(), s[0], s[2], element);
+}
+void StageType::print(AsmPrinter &p) const {
+  printSizes(p, getN(), 0, getD(), getElement());
+  p << ">";
+}
+
+Type StashType::parse(AsmParser &p) {
+  int64_t s[3] = {};
+  Type element;
+  if (parseSizes(p, s) || p.parseType(element) || p.parseGreater())
+    return {};
+  return get(p.getContext(), s[1], s[2], element);
+}
+void StashType::print(AsmPrinter &p) const {
+  printSizes(p, 0, getM(), getD(), getElement());
+  p << ">";
+}
+
+//===-- Verifiers ------------------------------------------------------------//
+
+LogicalResult ProgramOp::verify() {
+  if (getRegion().getNumArguments() != getTensors().size())
+    return emitOpError() << "describes " << getTensors().size() << " arguments but has "
+                         << getRegion().getNumArguments();
+  for (Attribute a : getTensors()) {
+    auto dict = dyn_cast<DictionaryAttr>(a);
+    if (!dict || !dict.getAs<StringAttr>("name") || !dict.getAs<StringAttr>("role"))
+      return emitOpError() << "argument " << a << " needs a name and a role";
+  }
+  return success();
+}
+
+LogicalResult PairsOp::verify() {
+  Block &body = getRegion().front();
+  if (body.getNumArguments() != 2 + getIns().size() + getInits().size())
+    return emitOpError() << "body takes the first row, the first column, " << getIns().size() << " slices and "
+                         << getInits().size() << " accumulators, but has " << body.getNumArguments() << " arguments";
+  if (getRows() == Index::d)
+    return emitOpError("rows are tokens (n) or latents (m)");
+  if (getResultTypes() != getInits().getTypes())
+    return emitOpError("results must have the types of the accumulators");
+  return success();
+}
+
+LogicalResult ContractOp::verify() {
+  if (getA().size() != getB().size() || getA().empty())
+    return emitOpError() << "takes as many left as right operands, at least one; got " << getA().size() << " and "
+                         << getB().size();
+  if (getAcc() && getAcc().getType() != getOut().getType())
+    return emitOpError() << "accumulates " << getAcc().getType() << " into " << getOut().getType();
+  return success();
+}

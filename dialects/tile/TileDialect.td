@@ -1,0 +1,118 @@
+// The `tile` dialect: the program of one thread block, on tiles.
+#ifndef TILE_DIALECT_TD
+#define TILE_DIALECT_TD
+
+include "mlir/IR/OpBase.td"
+include "mlir/IR/AttrTypeBase.td"
+include "mlir/IR/EnumAttr.td"
+include "flare/FlareDialect.td"
+
+def Tile_Dialect : Dialect {
+  let name = "tile";
+  let cppNamespace = "::flarec::tile";
+  let summary = "one block's pass over the tokens, on tiles";
+  let description = [{
+    A *block* owns a batch, a few neighbouring heads and a range of the tokens (its *split*).
+    It consists of *workers* (warps on a GPU, a single thread on the host); a
+    worker has one head, and what is written here is the program of one worker. The workers of
+    a block share the tokens that are staged in fast memory and the latent operands parked there
+    (`tile.stash`), nothing else.
+
+    Tiles are typed by the same indices as `flare` tensors, now with sizes, and live in
+    registers. The program is the same for every target until a pass gives each tile a *layout*:
+    which register of which lane holds which element. `tile.pairs` is the heart: it walks over
+    16 × 16 blocks of scores, *rows* (whose accumulators stay in registers) by *columns* (which
+    stream from fast memory). In an encode rows are latents and columns tokens, in a decode the
+    other way round; everything else is equal.
+  }];
+  let useDefaultTypePrinterParser = 1;
+  let useDefaultAttributePrinterParser = 1;
+  let dependentDialects = ["::flarec::flare::FlareDialect", "::mlir::arith::ArithDialect",
+                           "::mlir::scf::SCFDialect"];
+}
+
+//===-- Attributes -----------------------------------------------------------//
+
+def Tile_LayoutAttr : AttrDef<Tile_Dialect, "Layout"> {
+  let mnemonic = "layout";
+  let summary = "which register of which lane holds which element";
+  let description = [{
+    A linear map over bits. `#tile.layout<reg [n1, m8], lane [n2, n4, m1, m2, m4]>`: bit 0 of the register
+    number adds 1 to n, bit 1 adds 8 to m; bit 0 of the lane adds 2 to n, and so on; `0` is a
+    copy of the same element. See compiler/layout/Layout.h.
+  }];
+  let parameters = (ins ArrayRefParameter<"int32_t">:$registers, ArrayRefParameter<"int32_t">:$lanes);
+  let hasCustomAssemblyFormat = 1;
+}
+
+def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
+  let mnemonic = "config";
+  let summary = "how a sweep is to be run";
+  let description = [{
+    Written by a heuristic, the tuner or a person; lowering obeys it and never chooses.
+
+    | field | meaning |
+    |---|---|
+    | rows | `m` or `n`: whose accumulators stay in a worker's registers |
+    | tile | tokens that a block stages at once |
+    | heads | heads of a block |
+    | row_groups | blocks that share the rows of a head (rows = m: groups of latents) |
+    | workers | workers that share a head's rows within a block |
+    | worker_rows | rows of a worker (rows = m: latents; rows = n: tokens of a tile) |
+    | stages | depth of the ring of staged tiles |
+    | unroll | column blocks handled at once (0: all) |
+    | blocks | blocks to aim for over all splits |
+    | sums | `mma` or `add`: how row sums are made |
+    | exp | `mufu`, or `poly3:k`: k of 8 exponentials by a polynomial on the FMA pipe |
+    | min_blocks | resident blocks an SM to compile for (sets the register limit) |
+  }];
+  let parameters = (ins "::flarec::flare::Index":$rows, "int64_t":$tile, "int64_t":$heads,
+    "int64_t":$row_groups, "int64_t":$workers, "int64_t":$worker_rows, "int64_t":$stages,
+    "int64_t":$unroll, "int64_t":$blocks, "::mlir::StringAttr":$sums, "::mlir::StringAttr":$exp,
+    "int64_t":$min_blocks);
+  let assemblyFormat = "`<` struct(params) `>`";
+  let extraClassDeclaration = [{
+    int64_t getThreads() const { return 32 * getHeads() * getWorkers(); }
+  }];
+}
+
+//===-- Types ----------------------------------------------------------------//
+
+class Tile_Type<string name, string typeMnemonic> : TypeDef<Tile_Dialect, name> {
+  let mnemonic = typeMnemonic;
+  let hasCustomAssemblyFormat = 1;
+}
+
+def Tile_TileType : Tile_Type<"Tile", "tile"> {
+  let summary = "a tile in a worker's registers";
+  let description = [{
+    `!tile.tile<n=16, m=16, f32>`; an index that is absent has size 0. Once laid out,
+    `!tile.tile<n=16, m=16, f32, #tile.layout<…>>`.
+  }];
+  let parameters = (ins "int64_t":$n, "int64_t":$m, "int64_t":$d, "::mlir::Type":$element,
+                        OptionalParameter<"LayoutAttr">:$layout);
+  let extraClassDeclaration = [{
+    int64_t size(::flarec::flare::Index i) const {
+      return i == ::flarec::flare::Index::n ? getN() : i == ::flarec::flare::Index::m ? getM() : getD();
+    }
+    TileType withLayout(LayoutAttr l) const { return get(getContext(), getN(), getM(), getD(), getElement(), l); }
+    TileType withElement(::mlir::Type e) const { return get(getContext(), getN(), getM(), getD(), e, getLayout()); }
+  }];
+}
+
+def Tile_StageType : Tile_Type<"Stage", "stage"> {
+  let summary = "rows of tokens staged in fast memory";
+  let description = "`!tile.stage<n=64, d=8, bf16>`: this worker's head of a tile of tokens, as it lies in memory.";
+  let parameters = (ins "int64_t":$n, "int64_t":$d, "::mlir::Type":$element);
+}
+
+def Tile_StashType : Tile_Type<"Stash", "stash"> {
+  let summary = "a latent operand parked in fast memory";
+  let description = [{
+    `!tile.stash<m=128, d=8, bf16>`: kept in the order in which lanes hold it, so that reading a block back
+    is one vector load a lane.
+  }];
+  let parameters = (ins "int64_t":$m, "int64_t":$d, "::mlir::Type":$element);
+}
+
+#endif // TILE_DIALECT_TD

@@ -1,0 +1,286 @@
+// The operations of the `tile` dialect.
+#ifndef TILE_OPS_TD
+#define TILE_OPS_TD
+
+include "tile/TileDialect.td"
+include "mlir/Interfaces/SideEffectInterfaces.td"
+include "mlir/Interfaces/InferTypeOpInterface.td"
+include "mlir/Interfaces/ControlFlowInterfaces.td"
+include "mlir/IR/SymbolInterfaces.td"
+
+class Tile_Op<string mnemonic, list<Trait> traits = []> : Op<Tile_Dialect, mnemonic, traits>;
+
+//===-- Programs and kernels -------------------------------------------------//
+
+def Tile_ProgramOp : Tile_Op<"program", [Symbol, SymbolTable, IsolatedFromAbove, NoTerminator, SingleBlock]> {
+  let summary = "the kernels of one function, in order";
+  let description = [{
+    The region's arguments are the function's tensors (inputs, results, then workspace) and scalars, described one by one in
+    `tensors`: `{name, role = "input" | "result" | "workspace" | "scalar", sweep?, reduced?}`. Every kernel
+    can name any of them; they become the slots of docs/artefact.md.
+  }];
+  let arguments = (ins SymbolNameAttr:$sym_name, ArrayAttr:$tensors);
+  let regions = (region SizedRegion<1>:$region);
+  let assemblyFormat = "$sym_name $tensors attr-dict-with-keyword $region";
+  let hasVerifier = 1;
+}
+
+def Tile_KernelOp : Tile_Op<"kernel", [Symbol, HasParent<"ProgramOp">, NoTerminator, SingleBlock]> {
+  let summary = "one launch";
+  let description = [{
+    `sweep` kernels run over (split, row group, head group, batch) by their `config`; `merge` kernels finish a
+    reduction over tokens, 32 latents a worker. The region's argument is the worker's first
+    latent (0 where rows are tokens).
+  }];
+  let arguments = (ins SymbolNameAttr:$sym_name, StrAttr:$kind, I64Attr:$sweep, OptionalAttr<Tile_ConfigAttr>:$config);
+  let regions = (region SizedRegion<1>:$region);
+  let assemblyFormat = "$sym_name $kind `sweep` $sweep (`config` $config^)? attr-dict-with-keyword $region";
+}
+
+def Tile_StreamOp : Tile_Op<"stream", [AttrSizedOperandSegments, SingleBlock]> {
+  let summary = "the loop over this split's tiles of tokens";
+  let description = [{
+    Runs its body for each tile in order. Body arguments: the tile's first token (index), the staged
+    rows of each of `tokens` (`!tile.stage`), and the carried tiles. Rows past the last token are zero.
+
+    ```mlir
+    %z1 = tile.stream (%k) init (%z0) tile 64
+        : (!flare.tensor<n, d=8, bf16>), (!tile.tile<m=16, d=8, f32>) -> (!tile.tile<m=16, d=8, f32>) {
+    ^bb0(%n0: index, %kt: !tile.stage<n=64, d=8, bf16>, %z: !tile.tile<m=16, d=8, f32>):
+      tile.yield %z : !tile.tile<m=16, d=8, f32>
+    }
+    ```
+  }];
+  let arguments = (ins Variadic<Flare_TensorType>:$tokens, Variadic<AnyType>:$inits, I64Attr:$tile);
+  let results = (outs Variadic<AnyType>:$results);
+  let regions = (region SizedRegion<1>:$region);
+  let assemblyFormat = [{
+    `(` $tokens `)` `init` `(` $inits `)` `tile` $tile `:` `(` type($tokens) `)` `,` `(` type($inits) `)` `->` `(` type($results) `)` attr-dict-with-keyword $region
+  }];
+  let builders = [OpBuilder<(ins "::mlir::ValueRange":$tokens, "::mlir::ValueRange":$inits, "int64_t":$tile)>];
+}
+
+def Tile_PairsOp : Tile_Op<"pairs", [Pure, AttrSizedOperandSegments, SingleBlock]> {
+  let summary = "walk over blocks of scores";
+  let description = [{
+    For each block of 16 columns in order, for each block of 16 rows: runs the body on the slices of
+    `ins` and of the accumulators `inits` that belong to it (an index that a value does
+    not carry is not sliced), and puts the yielded slices back. `ins` may be tiles, `!tile.stage` or
+    `!tile.stash`; the body sees tiles. The first body arguments are the block's first row and
+    first column within the worker's rows and columns (index).
+  }];
+  let arguments = (ins Variadic<AnyType>:$ins, Variadic<Tile_TileType>:$inits, Flare_Index:$rows, I64Attr:$unroll);
+  let results = (outs Variadic<Tile_TileType>:$results);
+  let regions = (region SizedRegion<1>:$region);
+  let assemblyFormat = [{
+    `rows` $rows `unroll` $unroll `ins` `(` $ins `)` `init` `(` $inits `)` `:` `(` type($ins) `)` `,` `(` type($inits) `)` `->` `(` type($results) `)` attr-dict-with-keyword $region
+  }];
+  let builders = [OpBuilder<(ins "::mlir::ValueRange":$ins, "::mlir::ValueRange":$inits,
+                                 "::flarec::flare::Index":$rows, "int64_t":$unroll)>];
+  let hasVerifier = 1;
+}
+
+def Tile_StashOp : Tile_Op<"stash", [SingleBlock]> {
+  let summary = "latent operands, computed once a block and parked in fast memory";
+  let description = [{
+    The body computes 16 latents' worth from the latents' first one (its argument); workers share the blocks out. All of
+    it is readable after the op.
+  }];
+  let arguments = (ins I64Attr:$latents);
+  let results = (outs Variadic<Tile_StashType>:$results);
+  let regions = (region SizedRegion<1>:$region);
+  let assemblyFormat = "$latents `->` type($results) attr-dict-with-keyword $region";
+}
+
+def Tile_YieldOp : Tile_Op<"yield", [Pure, Terminator, ReturnLike]> {
+  let summary = "ends a region";
+  let description = "Hands the region's values over to the op around it.";
+  let arguments = (ins Variadic<AnyType>:$results);
+  let assemblyFormat = "attr-dict ($results^ `:` type($results))?";
+}
+
+//===-- Memory ---------------------------------------------------------------//
+
+def Tile_LoadOp : Tile_Op<"load"> {
+  let summary = "rows of a tensor into registers";
+  let description = "Rows from `at` of this worker's head; rows and channels outside the tensor are 0. Widened to the tile's element type.";
+  let arguments = (ins Flare_TensorType:$tensor, Index:$at);
+  let results = (outs Tile_TileType:$tile);
+  let assemblyFormat = "$tensor `at` $at attr-dict `:` type($tensor) `->` type($tile)";
+}
+
+def Tile_ReadOp : Tile_Op<"read", [Pure]> {
+  let summary = "this worker's rows of a staged tile into registers";
+  let description = "Rows from `at` on of the staged tile.";
+  let arguments = (ins Tile_StageType:$stage, Index:$at);
+  let results = (outs Tile_TileType:$tile);
+  let assemblyFormat = "$stage `at` $at attr-dict `:` type($stage) `->` type($tile)";
+}
+
+def Tile_StoreOp : Tile_Op<"store"> {
+  let summary = "registers into rows of a tensor";
+  let description = [{
+    Rounds to the tensor's element type. Rows and channels outside the tensor are not written. `partial` writes this split's copy.
+  }];
+  let arguments = (ins Tile_TileType:$tile, Flare_TensorType:$tensor, Index:$at, UnitAttr:$partial);
+  let assemblyFormat = "$tile `,` $tensor `at` $at (`partial` $partial^)? attr-dict `:` type($tile) `,` type($tensor)";
+}
+
+def Tile_MergeOp : Tile_Op<"merge"> {
+  let summary = "finish an attention over the tokens from its splits";
+  let description = [{
+    Partials (o, L, r) of each split stand for o·2^r and L·2^r. In fixed order:
+
+        r* = max_s r_s;  L = Σ_s L_s·2^(r_s - r*);  out = Σ_s o_s·2^(r_s - r*) / L;  lse = log2 L + r*
+
+    With no tokens at all (L = 0): out = 0, lse = -inf.
+  }];
+  let arguments = (ins Flare_TensorType:$out, Flare_TensorType:$sum, Flare_TensorType:$reference, Index:$at);
+  let results = (outs Tile_TileType:$result, Tile_TileType:$lse);
+  let assemblyFormat = "$out `,` $sum `,` $reference `at` $at attr-dict `:` type($out) `,` type($sum) `,` type($reference) `->` type($result) `,` type($lse)";
+}
+
+def Tile_MergeSumOp : Tile_Op<"merge_sum"> {
+  let summary = "add up the partial sums of all splits in fixed order";
+  let description = "`reduced` adds up the batches that share the latents too.";
+  let arguments = (ins Flare_TensorType:$partial, Index:$at, UnitAttr:$reduced);
+  let results = (outs Tile_TileType:$result);
+  let assemblyFormat = "$partial `at` $at (`reduced` $reduced^)? attr-dict `:` type($partial) `->` type($result)";
+}
+
+//===-- Ranges ---------------------------------------------------------------//
+
+def Tile_MaxNormOp : Tile_Op<"max_norm"> {
+  let summary = "largest Euclidean norm of a latent of this worker's head";
+  let description = "max_m ‖q[m]‖₂ over all latents; NaN if any is NaN.";
+  let arguments = (ins Flare_TensorType:$tensor);
+  let results = (outs F32:$norm);
+  let assemblyFormat = "$tensor attr-dict `:` type($tensor)";
+}
+
+def Tile_BoundedOp : Tile_Op<"bounded"> {
+  let summary = "are all scores of a staged tile small?";
+  let description = [{
+    True if the tile is full (no row past the last token) and factor·‖k[n]‖₂ ≤ limit for each of its rows (Cauchy–Schwarz:
+    then |x| ≤ limit). Written so that NaN answers no. The same for all lanes of a worker.
+  }];
+  let arguments = (ins Tile_StageType:$stage, Index:$n0, F32:$factor, F32Attr:$limit);
+  let results = (outs I1:$ok);
+  let assemblyFormat = "$stage `at` $n0 `factor` $factor `limit` $limit attr-dict `:` type($stage)";
+}
+
+//===-- Arithmetic -----------------------------------------------------------//
+
+def Tile_ContractOp : Tile_Op<"contract", [Pure, AttrSizedOperandSegments]> {
+  let summary = "acc + Σ over addends of Σ_i a·b";
+  let description = [{
+    One or more addends that share the matrix instruction's K extent, contracted over index i into an f32 tile.
+
+    ```mlir
+    %x = tile.contract (%qhi, %qlo), (%k, %k) over d : …
+    ```
+  }];
+  let arguments = (ins Variadic<Tile_TileType>:$a, Variadic<Tile_TileType>:$b, Optional<Tile_TileType>:$acc, Flare_Index:$over);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = [{
+    `(` $a `)` `,` `(` $b `)` `over` $over (`into` $acc^ `:` type($acc))? attr-dict `:` `(` type($a) `)` `,` `(` type($b) `)` `->` type($out)
+  }];
+  let hasVerifier = 1;
+}
+
+def Tile_SumOp : Tile_Op<"sum", [Pure, AllTypesMatch<["acc", "out"]>]> {
+  let summary = "acc + row sums of a block";
+  let description = "acc[r] + Σ_c x[r,c]. Lanes may hold parts of it; `tile.total` makes them agree.";
+  let arguments = (ins Tile_TileType:$x, Tile_TileType:$acc, Flare_Index:$over);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$x `over` $over `into` $acc attr-dict `:` type($x) `,` type($acc)";
+}
+
+def Tile_TotalOp : Tile_Op<"total", [Pure]> {
+  let summary = "complete the row sums of `tile.sum`";
+  let description = "The identity in mathematics; adds up what lanes hold apart.";
+  let arguments = (ins Tile_TileType:$x);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$x attr-dict `:` type($x) `->` type($out)";
+}
+
+def Tile_ReduceOp : Tile_Op<"reduce", [Pure]> {
+  let summary = "sum or maximum over one index";
+  let description = "`kind` is `add` or `max` (a NaN wins).";
+  let arguments = (ins Tile_TileType:$x, Flare_Index:$over, StrAttr:$kind);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$kind $x `over` $over attr-dict `:` type($x) `->` type($out)";
+}
+
+class Tile_BinaryOp<string mnemonic, string formula> : Tile_Op<mnemonic, [Pure]> {
+  let summary = formula # ", elementwise, broadcast by index";
+  let description = "`out = " # formula # "` in f32.";
+  let arguments = (ins Tile_TileType:$a, Tile_TileType:$b);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$a `,` $b attr-dict `:` type($a) `,` type($b) `->` type($out)";
+}
+def Tile_AddOp : Tile_BinaryOp<"add", "a + b">;
+def Tile_SubOp : Tile_BinaryOp<"sub", "a - b">;
+def Tile_MulOp : Tile_BinaryOp<"mul", "a · b">;
+def Tile_MaxOp : Tile_BinaryOp<"max", "max(a, b), a NaN wins">;
+
+class Tile_UnaryOp<string mnemonic, string formula> : Tile_Op<mnemonic, [Pure]> {
+  let summary = formula # ", elementwise";
+  let description = "`out = " # formula # "` in f32.";
+  let arguments = (ins Tile_TileType:$a);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$a attr-dict `:` type($a) `->` type($out)";
+}
+def Tile_NegOp : Tile_UnaryOp<"neg", "-a">;
+def Tile_Exp2Op : Tile_UnaryOp<"exp2", "2^a">;
+def Tile_Log2Op : Tile_UnaryOp<"log2", "log2 a">;
+def Tile_RcpOp : Tile_UnaryOp<"rcp", "1/a">;
+def Tile_CastOp : Tile_UnaryOp<"cast", "a in another element type, to nearest even">;
+
+def Tile_ScaleOp : Tile_Op<"scale", [Pure]> {
+  let summary = "s · a";
+  let description = "Product with a number.";
+  let arguments = (ins Tile_TileType:$a, F32:$factor);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$a `by` $factor attr-dict `:` type($a) `->` type($out)";
+}
+
+def Tile_SplitOp : Tile_Op<"split", [Pure]> {
+  let summary = "an f32 tile as the sum of two 16-bit ones";
+  let description = "hi = round(a), lo = round(a - hi): 16 bits of fraction, where 8 would spoil a product.";
+  let arguments = (ins Tile_TileType:$a);
+  let results = (outs Tile_TileType:$hi, Tile_TileType:$lo);
+  let assemblyFormat = "$a attr-dict `:` type($a) `->` type($hi) `,` type($lo)";
+}
+
+def Tile_ConstantOp : Tile_Op<"constant", [Pure]> {
+  let summary = "a tile of one value";
+  let description = "Every element is `value`.";
+  let arguments = (ins F32Attr:$value);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$value attr-dict `:` type($out)";
+}
+
+def Tile_MaskOp : Tile_Op<"mask", [Pure]> {
+  let summary = "x where first + i < limit, else `fill`";
+  let description = "i runs over the index `over` of the tile.";
+  let arguments = (ins Tile_TileType:$x, Flare_Index:$over, Index:$first, Index:$limit, F32Attr:$fill);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$x `over` $over `first` $first `limit` $limit `fill` $fill attr-dict `:` type($x) `->` type($out)";
+}
+
+def Tile_TokensOp : Tile_Op<"tokens", [Pure]> {
+  let summary = "N";
+  let description = "The number of tokens.";
+  let results = (outs Index:$count);
+  let assemblyFormat = "attr-dict";
+}
+
+def Tile_WorkerRowOp : Tile_Op<"worker_row", [Pure]> {
+  let summary = "first row of this worker within a tile (rows = n)";
+  let description = "worker · worker_rows.";
+  let results = (outs Index:$row);
+  let assemblyFormat = "attr-dict";
+}
+
+#endif // TILE_OPS_TD
