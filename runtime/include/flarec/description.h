@@ -1,0 +1,31 @@
+// What can be asked of the compiler, and the canonical text of it:
+// docs/artefact.md, section 4.
+#pragma once
+
+#include "flarec/manifest.h"
+
+#include <string>
+
+namespace flarec {
+
+/// FLARE's attention through latents, forward and the gradients asked for.
+struct MixerDescription {
+  int headDim = 0;          ///< 4, 8, 16 or 32
+  int latents = 0;          ///< 1 to 512
+  DType dtype = DType::F32; ///< f32 or bf16
+  std::string gradients; ///< of "qkv"; empty: "mixer_forward" alone, otherwise
+                         ///< "mixer_backward" too
+  std::string target;    ///< "host", "sm_80", "sm_90a", "sm_100a"
+  std::string configuration{}; ///< empty: the shipped table or the heuristic
+
+  bool operator==(const MixerDescription &) const = default;
+};
+
+/// The request for a mixer. Throws Error unless the description is one that is
+/// supported. The order of `gradients` does not matter.
+std::string request(const MixerDescription &description);
+
+/// The request for any function of the flare dialect, as MLIR text.
+std::string request(const std::string &source, const std::string &target);
+
+} // namespace flarec

@@ -1,0 +1,111 @@
+#include "flarec/compiler_client.h"
+
+#include "flarec/error.h"
+#include "flarec/version.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <dlfcn.h>
+#include <filesystem>
+
+using namespace flarec;
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char *fileName = "libflarec_compiler.so";
+
+/// Where the program or library with this code lies.
+fs::path ownDirectory() {
+  Dl_info info;
+  if (!dladdr(reinterpret_cast<void *>(&ownDirectory), &info) ||
+      !info.dli_fname)
+    return {};
+  std::error_code ignored;
+  fs::path own = fs::weakly_canonical(info.dli_fname, ignored);
+  // For a program dladdr gives what it was called by, which may be found
+  // through PATH only.
+  if (!fs::exists(own, ignored))
+    own = fs::read_symlink("/proc/self/exe", ignored);
+  return own.parent_path();
+}
+
+void *openCompiler() {
+  // Local: the compiler's LLVM must not meet another one in this process.
+  constexpr int flags = RTLD_NOW | RTLD_LOCAL;
+  const char *given = std::getenv("FLAREC_COMPILER_LIBRARY");
+  if (given && *given) {
+    if (void *library = dlopen(given, flags))
+      return library;
+    throw Error(fmt::format("FLAREC_COMPILER_LIBRARY does not name a compiler: "
+                            "{}; set it to the path of {}, or unset it",
+                            dlerror(), fileName));
+  }
+  fs::path own = ownDirectory();
+  std::string tried;
+  for (const fs::path &path : {own / fileName, own / "../lib" / fileName}) {
+    std::error_code ignored;
+    if (own.empty() || !fs::exists(path, ignored))
+      continue;
+    if (void *library = dlopen(path.c_str(), flags))
+      return library;
+    throw Error(fmt::format("the compiler cannot be loaded: {}", dlerror()));
+  }
+  if (void *library = dlopen(fileName, flags))
+    return library;
+  throw Error(fmt::format(
+      "these kernels are not in the cache and there is no compiler to make "
+      "them: {} is not in {}, nor where the loader looks; install it, set "
+      "FLAREC_COMPILER_LIBRARY to its path, or load an artefact that `flarec "
+      "compile` has made",
+      fileName, own.empty() ? "." : own.string()));
+}
+
+template <typename T> T find(void *library, const char *symbol) {
+  void *address = dlsym(library, symbol);
+  if (!address)
+    throw Error(fmt::format("the compiler library has no {}; it is of another "
+                            "version or not flarec's",
+                            symbol));
+  return reinterpret_cast<T>(address);
+}
+
+} // namespace
+
+CompilerClient &CompilerClient::process() {
+  static CompilerClient &client = *new CompilerClient;
+  return client;
+}
+
+void CompilerClient::load() {
+  // An exception leaves the flag unset: the next call tries again, a user may
+  // have set the variable by then.
+  std::call_once(once, [&] {
+    // Never closed: LLVM keeps threads and static objects.
+    void *library = openCompiler();
+    auto versionFunction = find<const char *(*)()>(library, "flarec_version");
+    std::string_view itsVersion = versionFunction();
+    if (itsVersion != version())
+      throw Error(fmt::format("the compiler is version {}, the runtime {}; "
+                              "install both from one build",
+                              itsVersion, version()));
+    freeFunction = find<decltype(freeFunction)>(library, "flarec_free");
+    compileFunction =
+        find<decltype(compileFunction)>(library, "flarec_compile");
+  });
+}
+
+std::string CompilerClient::compile(const std::string &request) {
+  load();
+  char *bytes = nullptr, *error = nullptr;
+  size_t size = 0;
+  int status = compileFunction(request.c_str(), &bytes, &size, &error);
+  std::string result = bytes ? std::string(bytes, size) : std::string();
+  std::string message = error ? error : "it does not say why";
+  freeFunction(bytes);
+  freeFunction(error);
+  if (status != 0)
+    throw Error("the compiler made no kernels: " + message);
+  return result;
+}

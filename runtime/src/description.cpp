@@ -1,0 +1,67 @@
+#include "flarec/description.h"
+
+#include "flarec/error.h"
+#include "flarec/version.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+
+using namespace flarec;
+using Json = nlohmann::ordered_json;
+
+static void checkTargetName(const std::string &target) {
+  for (const char *known : {"host", "sm_80", "sm_90a", "sm_100a"})
+    if (target == known)
+      return;
+  throw Error(fmt::format("there is no target \"{}\"; choose host, sm_80, "
+                          "sm_90a or sm_100a",
+                          target));
+}
+
+/// Keys in the order of the page: the text is what is hashed.
+static std::string dump(const Json &json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string flarec::request(const MixerDescription &description) {
+  const auto &[headDim, latents, dtype, gradients, target, configuration] =
+      description;
+  if (headDim != 4 && headDim != 8 && headDim != 16 && headDim != 32)
+    throw Error(fmt::format("head dim {} is not supported; choose 4, 8, 16 or "
+                            "32 (channels / heads)",
+                            headDim));
+  if (latents < 1 || latents > 512)
+    throw Error(fmt::format(
+        "{} latents are not supported; choose from 1 to 512", latents));
+  if (dtype != DType::F32 && dtype != DType::BF16)
+    throw Error(fmt::format("dtype {} is not supported; choose f32 or bf16",
+                            name(dtype)));
+  checkTargetName(target);
+  std::string ordered;
+  for (char input : {'q', 'k', 'v'})
+    if (gradients.find(input) != std::string::npos)
+      ordered += input;
+  if (ordered.size() != gradients.size())
+    throw Error(fmt::format("gradients \"{}\" are not supported; give each of "
+                            "q, k and v at most once, such as \"qkv\"",
+                            gradients));
+  return dump({{"version", version()},
+               {"mixer",
+                {{"head_dim", headDim},
+                 {"latents", latents},
+                 {"dtype", name(dtype)},
+                 {"gradients", ordered}}},
+               {"target", target},
+               {"config", configuration}});
+}
+
+std::string flarec::request(const std::string &source,
+                            const std::string &target) {
+  checkTargetName(target);
+  return dump({{"version", version()},
+               {"source", source},
+               {"target", target},
+               {"config", ""}});
+}

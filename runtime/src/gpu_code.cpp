@@ -1,0 +1,107 @@
+#include "gpu_code.h"
+
+#include "flarec/device.h"
+#include "flarec/error.h"
+
+#include <fmt/format.h>
+
+using namespace flarec;
+
+namespace {
+
+constexpr size_t logSize = 8192;
+
+/// Loading allocates, which a stream capture in this thread forbids unless it
+/// is told that this is meant.
+class AllowDuringCapture {
+public:
+  explicit AllowDuringCapture(const CudaDriver &driver) : driver(driver) {
+    driver.threadExchangeStreamCaptureMode(&mode);
+  }
+  ~AllowDuringCapture() { driver.threadExchangeStreamCaptureMode(&mode); }
+
+private:
+  const CudaDriver &driver;
+  int mode = cuda::CaptureRelaxed;
+};
+
+} // namespace
+
+GpuCode::GpuCode(std::shared_ptr<const Artefact> artefact,
+                 std::vector<GpuSymbol> symbols)
+    : artefact(std::move(artefact)), symbols(std::move(symbols)),
+      devices(maxDevices) {}
+
+const std::vector<cuda::Function> &GpuCode::functions(int device) {
+  checkDevice(device);
+  std::atomic<const std::vector<cuda::Function> *> &slot =
+      devices[size_t(device)];
+  if (const auto *loaded = slot.load(std::memory_order_acquire))
+    return *loaded;
+  std::lock_guard lock(mutex);
+  if (!slot.load()) {
+    const CudaDriver &driver = CudaDriver::get();
+    checkTarget(artefact->manifest().target, device);
+    DeviceGuard guard(device);
+    AllowDuringCapture allow(driver);
+    loadLibraries(driver);
+    slot = new std::vector<cuda::Function>(load(driver, device));
+  }
+  return *slot.load();
+}
+
+void GpuCode::loadLibraries(const CudaDriver &driver) {
+  if (!libraries.empty())
+    return;
+  std::vector<Library> loaded(artefact->manifest().code.size());
+  for (size_t i = 0; i < loaded.size(); ++i) {
+    Library &library = loaded[i];
+    library.log = std::make_unique<char[]>(logSize);
+    int options[] = {cuda::ErrorLogBuffer, cuda::ErrorLogBufferSizeBytes};
+    void *values[] = {library.log.get(), reinterpret_cast<void *>(logSize - 1)};
+    cuda::Result result =
+        driver.libraryLoadData(&library.handle, artefact->code(i).data(),
+                               options, values, 2, nullptr, nullptr, 0);
+    if (result != cuda::Success)
+      driver.fail(result, fmt::format("load the kernels for {}{}{}",
+                                      artefact->manifest().target,
+                                      library.log[0] ? "; it says: " : "",
+                                      library.log.get()));
+  }
+  libraries = std::move(loaded);
+}
+
+std::vector<cuda::Function> GpuCode::load(const CudaDriver &driver,
+                                          int device) {
+  std::vector<cuda::Function> functions;
+  for (const GpuSymbol &symbol : symbols) {
+    const Library &library = libraries[size_t(symbol.code)];
+    auto check = [&](cuda::Result result, std::string_view what) {
+      if (result != cuda::Success)
+        driver.fail(result,
+                    fmt::format("{} {}{}{}", what, symbol.name,
+                                library.log[0] ? "; the assembler says: " : "",
+                                library.log.get()));
+    };
+    cuda::Kernel kernel;
+    check(driver.libraryGetKernel(&kernel, library.handle, symbol.name.c_str()),
+          "find the kernel");
+    int most = deviceFacts(device).sharedPerBlock;
+    if (symbol.shared > most)
+      throw Error(fmt::format(
+          "the kernel {} takes {} bytes of shared memory, a block on {} has at "
+          "most {}; compile it with a configuration that takes less",
+          symbol.name, symbol.shared, deviceFacts(device).name, most));
+    if (symbol.shared > 0)
+      check(driver.kernelSetAttribute(cuda::MaxDynamicSharedSizeBytes,
+                                      int(symbol.shared), kernel, device),
+            fmt::format("give {} bytes of shared memory to", symbol.shared));
+    // Loading is lazy by default; a launch under capture cannot wait for it.
+    cuda::Function function;
+    check(driver.kernelGetFunction(&function, kernel), "load the kernel");
+    if (driver.funcLoad)
+      check(driver.funcLoad(function), "load the kernel");
+    functions.push_back(function);
+  }
+  return functions;
+}

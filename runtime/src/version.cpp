@@ -1,0 +1,3 @@
+#include "flarec/version.h"
+
+const char *flarec::version() noexcept { return FLAREC_VERSION; }
