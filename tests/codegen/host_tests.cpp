@@ -1,0 +1,216 @@
+//===- host_tests.cpp - LLVM IR to a shared library -------------------------===//
+
+#include "support.h"
+
+#include <cstdint>
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+using namespace flarec;
+
+static const char axpyText[] = R"(
+@table = internal unnamed_addr constant [16 x float] [float 1.0, float 2.0, float 3.0, float 4.0, float 5.0, float 6.0, float 7.0, float 8.0, float 9.0, float 10.0, float 11.0, float 12.0, float 13.0, float 14.0, float 15.0, float 16.0]
+
+define void @helper(ptr %p) noinline {
+  %x = load <16 x float>, ptr %p, align 4
+  %t = load <16 x float>, ptr @table, align 4
+  %s = fadd <16 x float> %x, %t
+  store <16 x float> %s, ptr %p, align 4
+  ret void
+}
+
+define void @kernel(ptr %slots, i64 %block, ptr %scratch) {
+  %bits = load i64, ptr %slots
+  %p = inttoptr i64 %bits to ptr
+  %offset = mul i64 %block, 16
+  %q = getelementptr float, ptr %p, i64 %offset
+  call void @helper(ptr %q)
+  ret void
+}
+)";
+
+/// A shared library loaded from memory, as the runtime does it.
+struct LoadedLibrary {
+  explicit LoadedLibrary(const std::string &bytes) {
+    fd = memfd_create("kernel", MFD_CLOEXEC);
+    EXPECT_EQ(write(fd, bytes.data(), bytes.size()), ssize_t(bytes.size()));
+    handle = dlopen(("/proc/self/fd/" + std::to_string(fd)).c_str(),
+                    RTLD_NOW | RTLD_LOCAL);
+    if (!handle)
+      ADD_FAILURE() << dlerror();
+  }
+  ~LoadedLibrary() {
+    if (handle)
+      dlclose(handle);
+    close(fd);
+  }
+  void *symbol(const char *name) { return handle ? dlsym(handle, name) : nullptr; }
+  int fd;
+  void *handle;
+};
+
+static bool runsHere(HostIsa isa) {
+  switch (isa) {
+  case HostIsa::Baseline:
+    return __builtin_cpu_supports("sse4.2");
+  case HostIsa::Avx2:
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  case HostIsa::Avx512:
+    return __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+  }
+  return false;
+}
+
+static std::string objectOf(llvm::StringRef text, HostIsa isa = HostIsa::Baseline,
+                            Pipeline pipeline = Pipeline::Reduced) {
+  ParsedModule module(text);
+  return valueOf(emitHostObject(*module, isa, pipeline));
+}
+
+TEST(Host, LinksLoadsAndRuns) {
+  for (Pipeline pipeline : {Pipeline::Reduced, Pipeline::O2})
+    for (HostIsa isa : {HostIsa::Baseline, HostIsa::Avx2, HostIsa::Avx512}) {
+      std::string library =
+          valueOf(linkShared(objectOf(axpyText, isa, pipeline), {"kernel"}));
+      if (!runsHere(isa))
+        continue;
+      LoadedLibrary loaded(library);
+      auto kernel = reinterpret_cast<void (*)(const uint64_t *, int64_t, void *)>(
+          loaded.symbol("kernel"));
+      ASSERT_TRUE(kernel);
+      EXPECT_FALSE(loaded.symbol("helper")) << "exported";
+      float data[32] = {};
+      uint64_t slots[] = {reinterpret_cast<uintptr_t>(data)};
+      kernel(slots, 1, nullptr);
+      EXPECT_EQ(data[15], 0.0f);
+      EXPECT_EQ(data[16], 1.0f);
+      EXPECT_EQ(data[31], 16.0f);
+    }
+}
+
+TEST(Host, IsaChoosesTheRegisters) {
+  ParsedModule module(axpyText);
+  std::string baseline = valueOf(emitHostAssembly(*module, HostIsa::Baseline));
+  std::string avx2 = valueOf(emitHostAssembly(*module, HostIsa::Avx2));
+  std::string avx512 = valueOf(emitHostAssembly(*module, HostIsa::Avx512));
+  EXPECT_CONTAINS(baseline, "%xmm");
+  EXPECT_LACKS(baseline, "%ymm");
+  EXPECT_CONTAINS(avx2, "%ymm");
+  EXPECT_LACKS(avx2, "%zmm");
+  EXPECT_CONTAINS(avx512, "%zmm");
+}
+
+TEST(Host, AttributesOfTheFunctionDoNotChooseTheProcessor) {
+  std::string text = axpyText;
+  text.replace(text.find("noinline"), 8,
+               "noinline \"target-cpu\"=\"x86-64\" "
+               "\"target-features\"=\"+sse2\"");
+  ParsedModule module(text);
+  EXPECT_CONTAINS(valueOf(emitHostAssembly(*module, HostIsa::Avx512)), "%zmm");
+}
+
+TEST(Host, ManyThreadsMakeTheSameBytes) {
+  std::vector<std::string> results(4);
+  std::vector<std::thread> threads;
+  for (std::string &result : results)
+    threads.emplace_back([&result] {
+      for (int repeat = 0; repeat < 20; ++repeat)
+        result = valueOf(
+            linkShared(objectOf(axpyText, HostIsa::Avx2), {"kernel"}));
+    });
+  for (std::thread &thread : threads)
+    thread.join();
+  EXPECT_FALSE(results[0].empty());
+  for (const std::string &result : results)
+    EXPECT_EQ(result, results[0]);
+}
+
+TEST(Host, SplitPrecisionSurvives) {
+  ParsedModule module(R"(
+define float @lo(float %x) {
+  %i = bitcast float %x to i32
+  %h = and i32 %i, -65536
+  %hi = bitcast i32 %h to float
+  %big = fadd contract float %x, 0x4168000000000000
+  %round = fsub contract float %big, 0x4168000000000000
+  %lo = fsub contract float %x, %hi
+  %s = fsub contract float %lo, %round
+  ret float %s
+})");
+  for (Pipeline pipeline : {Pipeline::Reduced, Pipeline::O2}) {
+    std::string text =
+        valueOf(emitHostAssembly(*module, HostIsa::Avx2, pipeline));
+    EXPECT_EQ(llvm::StringRef(text).count("vsubss") +
+                  llvm::StringRef(text).count("vaddss"),
+              4u)
+        << text;
+  }
+}
+
+//===----------------------------------------------------------------------===//
+// Errors
+//===----------------------------------------------------------------------===//
+
+TEST(HostErrors, UndefinedSymbol) {
+  std::string error = errorOf(linkShared(objectOf(R"(
+declare float @expf(float)
+define float @f(float %x) {
+  %y = call float @expf(float %x)
+  ret float %y
+})"),
+                                         {"f"}));
+  EXPECT_CONTAINS(error, "undefined symbol: expf");
+}
+
+TEST(HostErrors, MoreUndefinedSymbolsThanLldReportsByDefault) {
+  std::string text, body;
+  for (int i = 0; i < 40; ++i) {
+    std::string name = "@nobody" + std::to_string(i);
+    text += "declare void " + name + "()\n";
+    body += "  call void " + name + "()\n";
+  }
+  std::string error = errorOf(
+      linkShared(objectOf(text + "define void @f() {\n" + body + "  ret void\n}"),
+                 {"f"}));
+  EXPECT_CONTAINS(error, "nobody39");
+}
+
+TEST(HostErrors, ExportedSymbolThatIsNotThere) {
+  EXPECT_CONTAINS(errorOf(linkShared(objectOf(axpyText), {"kernel", "nobody"})),
+                  "nobody");
+}
+
+TEST(HostErrors, NotAnObject) {
+  std::string object = objectOf(axpyText);
+  EXPECT_CONTAINS(errorOf(linkShared("", {"f"})), "cannot link");
+  EXPECT_CONTAINS(errorOf(linkShared("garbage", {"f"})), "cannot link");
+  EXPECT_CONTAINS(errorOf(linkShared(object.substr(0, 100), {"f"})),
+                  "cannot link");
+  // A library is not an object.
+  EXPECT_CONTAINS(
+      errorOf(linkShared(valueOf(linkShared(object, {"kernel"})), {"kernel"})),
+      "cannot link");
+}
+
+TEST(HostErrors, MalformedAsm) {
+  ParsedModule module(R"(
+define void @f() {
+  call void asm sideeffect "nonsense %eax", ""()
+  ret void
+})");
+  EXPECT_CONTAINS(errorOf(emitHostObject(*module, HostIsa::Baseline)),
+                  "nonsense");
+}
+
+TEST(HostErrors, ModuleForAnotherMachine) {
+  ParsedModule module(
+      "target triple = \"nvptx64-nvidia-cuda\"\n define void @f() { ret void }");
+  EXPECT_CONTAINS(errorOf(emitHostObject(*module, HostIsa::Baseline)),
+                  "nvptx64");
+}
