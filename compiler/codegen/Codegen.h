@@ -1,8 +1,8 @@
 //===- Codegen.h - From an LLVM module to PTX or a host library -----------===//
 //
 // The part of the compiler after MLIR. A module in the LLVM and NVVM dialects
-// is translated to LLVM IR; LLVM IR becomes PTX, or an x86-64 object that lld
-// links to a shared library, all in this process and in memory.
+// is translated to LLVM IR; LLVM IR becomes PTX, or an x86-64 object and then a
+// shared library, all in this process and in memory.
 //
 // Nothing here throws or exits. Every emit function works on a private copy of
 // the module in a context of its own, so that one module serves several chips,

@@ -2,19 +2,19 @@
 
 #include "Ptxas.h"
 #include "Guard.h"
-#include "Scratch.h"
 
 #include "llvm/ADT/SmallVector.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
-#include "llvm/Support/Path.h"
+#include "llvm/Support/FileUtilities.h"
+#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Program.h"
+#include "llvm/Support/raw_ostream.h"
 #include <algorithm>
 #include <cstdlib>
 
 using namespace llvm;
 using flarec::detail::makeError;
-using flarec::detail::ScratchFile;
 
 namespace flarec {
 
@@ -83,39 +83,64 @@ AssemblyReport parsePtxasLog(StringRef log) {
   return report;
 }
 
+namespace {
+
+/// A file for ptxas to read or write, removed with the object.
+struct TemporaryFile {
+  Error write(StringRef suffix, StringRef contents) {
+    int descriptor;
+    if (std::error_code ec = sys::fs::createTemporaryFile("flarec", suffix,
+                                                          descriptor, path))
+      return createFileError("temporary file", ec);
+    remover.setFile(path);
+    raw_fd_ostream os(descriptor, /*shouldClose=*/true);
+    os << contents;
+    os.close();
+    std::error_code ec = os.error();
+    os.clear_error();
+    return ec ? createFileError(path, ec) : Error::success();
+  }
+  Expected<std::string> read() const {
+    auto buffer = MemoryBuffer::getFile(path, /*IsText=*/false,
+                                        /*RequiresNullTerminator=*/false);
+    if (!buffer)
+      return createFileError(path, buffer.getError());
+    return (*buffer)->getBuffer().str();
+  }
+  SmallString<128> path;
+  FileRemover remover;
+};
+
+} // namespace
+
 Expected<AssemblyReport> assemble(StringRef ptx, StringRef chip) {
   std::optional<std::string> ptxas = findPtxas();
   if (!ptxas)
     return makeError("no ptxas: set FLAREC_PTXAS to one");
-  auto onDisk = [](StringRef contents) {
-    return ScratchFile::create(contents, ScratchFile::Kind::OnDisk);
-  };
-  Expected<ScratchFile> input = onDisk(ptx);
-  if (!input)
-    return input.takeError();
-  Expected<ScratchFile> output = onDisk("");
-  if (!output)
-    return output.takeError();
-  Expected<ScratchFile> messages = onDisk("");
-  if (!messages)
-    return messages.takeError();
+  TemporaryFile input, output, messages;
+  if (Error error = input.write("ptx", ptx))
+    return error;
+  if (Error error = output.write("cubin", ""))
+    return error;
+  if (Error error = messages.write("log", ""))
+    return error;
 
   std::string archOption = "-arch=" + chip.str();
-  StringRef arguments[] = {*ptxas, "-v",           archOption,
-                           "-o",   output->path(), input->path()};
-  std::optional<StringRef> redirects[] = {StringRef(), messages->path(),
-                                          messages->path()};
+  StringRef arguments[] = {*ptxas, "-v",        archOption,
+                           "-o",   output.path, input.path};
+  std::optional<StringRef> redirects[] = {StringRef(), messages.path.str(),
+                                          messages.path.str()};
   std::string failure;
   int status = sys::ExecuteAndWait(*ptxas, arguments, std::nullopt, redirects,
                                    0, 0, &failure);
-  Expected<std::string> log = messages->read();
+  Expected<std::string> log = messages.read();
   if (!log)
     return log.takeError();
   if (status != 0)
     return makeError("ptxas for " + chip + ": " +
                      StringRef(failure + *log).rtrim());
   AssemblyReport report = parsePtxasLog(*log);
-  Expected<std::string> cubin = output->read();
+  Expected<std::string> cubin = output.read();
   if (!cubin)
     return cubin.takeError();
   report.cubin = std::move(*cubin);

@@ -190,6 +190,10 @@ static Expected<std::string> emitHost(const Module &module, HostIsa isa,
                        Reloc::PIC_});
     if (!machine)
       return machine.takeError();
+    // Nothing is preempted: no detour through the GOT to what is defined here.
+    for (GlobalValue &value : copy.global_values())
+      if (!value.isDeclaration())
+        value.setDSOLocal(true);
     for (Function &function : copy) {
       // The default of x86-64-v4 is 256.
       if (isa == HostIsa::Avx512)
