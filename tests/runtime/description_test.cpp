@@ -1,0 +1,57 @@
+#include "flarec/description.h"
+#include "flarec/version.h"
+#include "support.h"
+
+using namespace flarec;
+using namespace flarec::test;
+using testing::HasSubstr;
+
+static const MixerDescription valid{.headDim = 8,
+                                    .latents = 128,
+                                    .dtype = DType::BF16,
+                                    .gradients = "qkv",
+                                    .target = "sm_90a"};
+
+// The cache's key is the SHA-256 of this text: a change of it orphans every
+// cache and every deployed artefact.
+TEST(Description, RequestIsCanonical) {
+  std::string begin = "{\"version\":\"" + std::string(version()) + "\",";
+  EXPECT_EQ(
+      request(valid),
+      begin +
+          R"("mixer":{"head_dim":8,"latents":128,"dtype":"bf16","gradients":"qkv"},"target":"sm_90a","config":""})");
+  MixerDescription shuffled = valid;
+  shuffled.gradients = "vqk";
+  EXPECT_EQ(request(shuffled), request(valid));
+  EXPECT_EQ(request("func \"x\"\n", "host"),
+            begin + R"("source":"func \"x\"\n","target":"host","config":""})");
+}
+
+TEST(Description, VersionIsProjectAndFormat) {
+  EXPECT_THAT(version(), testing::MatchesRegex("[0-9]+\\.[0-9]+\\.[0-9]+\\+1"));
+}
+
+TEST(Description, WhatIsNotSupportedIsNamed) {
+  auto errorWith = [](auto change) {
+    MixerDescription description = valid;
+    change(description);
+    return errorOf([&] { request(description); });
+  };
+  EXPECT_THAT(errorWith([](auto &d) { d.headDim = 12; }),
+              HasSubstr("head dim 12 is not supported; choose 4, 8, 16 or 32"));
+  EXPECT_THAT(errorWith([](auto &d) { d.latents = 0; }),
+              HasSubstr("0 latents are not supported; choose from 1 to 512"));
+  EXPECT_THAT(errorWith([](auto &d) { d.latents = 513; }),
+              HasSubstr("513 latents"));
+  EXPECT_THAT(errorWith([](auto &d) { d.dtype = DType::F16; }),
+              HasSubstr("dtype f16 is not supported; choose f32 or bf16"));
+  EXPECT_THAT(errorWith([](auto &d) { d.gradients = "qx"; }),
+              HasSubstr("gradients \"qx\""));
+  EXPECT_THAT(errorWith([](auto &d) { d.gradients = "qq"; }),
+              HasSubstr("gradients \"qq\""));
+  EXPECT_THAT(
+      errorWith([](auto &d) { d.target = "sm_70"; }),
+      HasSubstr("no target \"sm_70\"; choose host, sm_80, sm_90a or sm_100a"));
+  EXPECT_THAT(errorOf([] { request("x", "tpu"); }),
+              HasSubstr("no target \"tpu\""));
+}
