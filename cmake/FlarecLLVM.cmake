@@ -23,7 +23,7 @@ foreach(lib IN LISTS MLIR_EXPORTED_TARGETS mlir_libs)
     endif()
   endif()
 endforeach()
-# Debian builds Polly in but ships no libPolly.a; only link-time optimisation asks for it (compiler/codegen/LldTargets.cpp).
+# Debian builds Polly in but ships no libPolly.a; only LLVMLTO, which we do not link, calls it.
 set_target_properties(LLVMExtensions PROPERTIES INTERFACE_LINK_LIBRARIES LLVMSupport)
 llvm_map_components_to_libnames(FLAREC_LLVM_LIBS
   Core Support Target TargetParser MC Passes AsmParser BitWriter

@@ -47,7 +47,8 @@ translateToLLVMIR(mlir::ModuleOp module, llvm::LLVMContext &context);
 //===----------------------------------------------------------------------===//
 
 enum class Pipeline {
-  /// Cleans up and leaves the schedule alone: scalar simplification and hoisting,
+  /// Cleans up and leaves the schedule alone: scalar simplification and
+  /// hoisting,
   /// no vectorisation, loops unrolled only where their metadata asks for it.
   Reduced,
   /// LLVM's -O2.
@@ -67,16 +68,16 @@ struct GpuTarget {
   int ptxVersion = 0; // 81 is PTX 8.1
 };
 
-/// The chips that PTX can be made for, each with the lowest PTX version that has
-/// what our kernels use: older drivers accept older PTX.
+/// The chips that PTX can be made for, each with the lowest PTX version that
+/// has what our kernels use: older drivers accept older PTX.
 llvm::ArrayRef<GpuTarget> gpuTargets();
 
 /// The entry of gpuTargets() for a chip, or an error that lists the chips.
 llvm::Expected<GpuTarget> findGpuTarget(llvm::StringRef chip);
 
 /// PTX of a module whose kernels have the calling convention ptx_kernel. Other
-/// functions become internal. Calls of functions that nobody defines (libdevice,
-/// libm) are errors.
+/// functions become internal. Calls of functions that nobody defines
+/// (libdevice, libm) are errors.
 llvm::Expected<std::string> emitPtx(const llvm::Module &module,
                                     const GpuTarget &target,
                                     Pipeline pipeline = Pipeline::Reduced);
@@ -91,8 +92,8 @@ enum class HostIsa {
   Avx512    // x86-64-v4, vectors of 512 bits
 };
 
-/// Position-independent relocatable ELF for x86-64 Linux. The instruction set is
-/// `isa` for every function, whatever attributes the functions carry.
+/// Position-independent relocatable ELF for x86-64 Linux. The instruction set
+/// is `isa` for every function, whatever attributes the functions carry.
 llvm::Expected<std::string>
 emitHostObject(const llvm::Module &module, HostIsa isa,
                Pipeline pipeline = Pipeline::Reduced);
@@ -102,12 +103,11 @@ llvm::Expected<std::string>
 emitHostAssembly(const llvm::Module &module, HostIsa isa,
                  Pipeline pipeline = Pipeline::Reduced);
 
-/// Links one relocatable object to a shared library that depends on nothing, not
-/// even libc, and exports `exportedSymbols` only. An undefined symbol is an
+/// Links one relocatable object to a shared library that depends on nothing,
+/// not even libc, and exports `exportedSymbols` only. An undefined symbol is an
 /// error, and so is an exported one that the object does not define.
 llvm::Expected<std::string>
-linkShared(llvm::StringRef object,
-           llvm::ArrayRef<std::string> exportedSymbols);
+linkShared(llvm::StringRef object, llvm::ArrayRef<std::string> exportedSymbols);
 
 } // namespace flarec
 

@@ -1,4 +1,5 @@
-//===- Guard.cpp - Backend errors as llvm::Error ----------------------------===//
+//===- Guard.cpp - Backend errors as llvm::Error
+//----------------------------===//
 
 #include "Guard.h"
 
@@ -76,8 +77,7 @@ void installFatalErrorHandler() {
   install_fatal_error_handler(onFatalError);
 }
 
-Error runGuarded(const Module &module,
-                 function_ref<Error(Module &copy)> body) {
+Error runGuarded(const Module &module, function_ref<Error(Module &copy)> body) {
   std::string invalid;
   raw_string_ostream invalidOs(invalid);
   if (verifyModule(module, &invalidOs))
@@ -92,9 +92,8 @@ Error runGuarded(const Module &module,
   State *const state = new State;
   state->context.setDiagnosticHandler(
       std::make_unique<ErrorCollector>(state->diagnosed));
-  Expected<std::unique_ptr<Module>> copy =
-      parseBitcodeFile(MemoryBufferRef(bitcodeOs.str(), "flarec"),
-                       state->context);
+  Expected<std::unique_ptr<Module>> copy = parseBitcodeFile(
+      MemoryBufferRef(bitcodeOs.str(), "flarec"), state->context);
   if (!copy) {
     delete state;
     return copy.takeError();

@@ -1,4 +1,5 @@
-//===- Guard.h - Backend errors as llvm::Error ----------------------*- C++ -*-//
+//===- Guard.h - Backend errors as llvm::Error ----------------------*- C++
+//-*-//
 //
 // LLVM's backends report some errors to the context and others through
 // report_fatal_error, which ends the process. runGuarded turns both into an

@@ -1,10 +1,11 @@
-//===- Link.cpp - Relocatable object to shared library ----------------------===//
+//===- Link.cpp - Relocatable object to shared library
+//----------------------===//
 //
 // A linker for one object that needs nothing: no archives, no dependences, no
-// lazy binding, no unwinding. It exists because lld, used as a library, installs
-// signal handlers (SIGSEGV too), resets every command-line option of the
-// process, exits on malformed input and keeps global state; none of that belongs
-// in somebody else's process.
+// lazy binding, no unwinding. It exists because lld, used as a library,
+// installs signal handlers (SIGSEGV too), resets every command-line option of
+// the process, exits on malformed input and keeps global state; none of that
+// belongs in somebody else's process.
 //
 // The image is laid out with file offsets equal to addresses:
 //
@@ -371,9 +372,8 @@ private:
       order.push_back(&table);
     for (Chunk &chunk : chunks)
       order.push_back(&chunk);
-    std::stable_sort(order.begin(), order.end(), [](Chunk *a, Chunk *b) {
-      return a->place < b->place;
-    });
+    std::stable_sort(order.begin(), order.end(),
+                     [](Chunk *a, Chunk *b) { return a->place < b->place; });
     // At most four PT_LOADs, PT_DYNAMIC, PT_GNU_RELRO, PT_GNU_STACK.
     uint64_t address = sizeof(Elf64_Ehdr) + 7 * sizeof(Elf64_Phdr);
     segments.push_back({PT_LOAD, PF_R, 0, 0, 0, address, address, pageSize});
@@ -383,7 +383,8 @@ private:
                          (place == Place::Data && chunk->place == Place::Bss);
       if (!sameSegment) {
         address = alignTo(address, pageSize);
-        uint32_t flags = chunk->place == Place::Code ? PF_R | PF_X : PF_R | PF_W;
+        uint32_t flags =
+            chunk->place == Place::Code ? PF_R | PF_X : PF_R | PF_W;
         segments.push_back(
             {PT_LOAD, flags, address, address, address, 0, 0, pageSize});
       }
@@ -471,8 +472,8 @@ private:
       }
       if (needsGot(type)) {
         const auto *slot = std::find(gotSlots.begin(), gotSlots.end(), &symbol);
-        target = gotAddress + 8 * (slot - gotSlots.begin()) +
-                 relocation.r_addend;
+        target =
+            gotAddress + 8 * (slot - gotSlots.begin()) + relocation.r_addend;
       }
       int64_t distance = target - place;
       if (!isInt<32>(distance))
@@ -491,10 +492,10 @@ private:
       entry.st_name = dynamicNameOffsets[index];
       entry.setBindingAndType(STB_GLOBAL, exported.symbol->getType());
       entry.st_other = STV_DEFAULT;
-      entry.st_shndx = exported.symbol->st_shndx == SHN_ABS
-                           ? uint16_t(SHN_ABS)
-                           : sectionIndex(chunks[chunkOfSection
-                                                     [exported.symbol->st_shndx]]);
+      entry.st_shndx =
+          exported.symbol->st_shndx == SHN_ABS
+              ? uint16_t(SHN_ABS)
+              : sectionIndex(chunks[chunkOfSection[exported.symbol->st_shndx]]);
       entry.st_value = addressOf(*exported.symbol);
       entry.st_size = exported.symbol->st_size;
       put(at, entry);
@@ -569,8 +570,8 @@ private:
                          chunk->link ? sectionIndex(*table(chunk->link)) : 0u,
                          chunk->info, chunk->alignment, chunk->entrySize});
     uint32_t ownName = addName(".shstrtab");
-    headers.push_back({ownName, SHT_STRTAB, 0, 0, image.size(), names.size(), 0,
-                       0, 1, 0});
+    headers.push_back(
+        {ownName, SHT_STRTAB, 0, 0, image.size(), names.size(), 0, 0, 1, 0});
     image += names;
     image.resize(alignTo(image.size(), 8));
 
@@ -624,8 +625,8 @@ Expected<std::string> link(StringRef object, ArrayRef<std::string> exports) {
   // ELFFile casts into the buffer.
   std::vector<uint64_t> aligned(object.size() / 8 + 1);
   std::memcpy(aligned.data(), object.data(), object.size());
-  Expected<ElfFile> file = ElfFile::create(StringRef(
-      reinterpret_cast<const char *>(aligned.data()), object.size()));
+  Expected<ElfFile> file = ElfFile::create(
+      StringRef(reinterpret_cast<const char *>(aligned.data()), object.size()));
   if (!file)
     return file.takeError();
   const auto &header = file->getHeader();

@@ -1,4 +1,5 @@
-//===- Optimise.cpp - The passes before instruction selection ---------------===//
+//===- Optimise.cpp - The passes before instruction selection
+//---------------===//
 
 #include "Optimise.h"
 #include "Guard.h"

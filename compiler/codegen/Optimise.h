@@ -1,4 +1,5 @@
-//===- Optimise.h - The passes before instruction selection ---------*- C++ -*-//
+//===- Optimise.h - The passes before instruction selection ---------*- C++
+//-*-//
 
 #ifndef FLAREC_CODEGEN_OPTIMISE_H
 #define FLAREC_CODEGEN_OPTIMISE_H
@@ -16,9 +17,8 @@ llvm::Error optimise(llvm::Module &module, llvm::TargetMachine &machine,
                      Pipeline pipeline);
 
 /// Instruction selection and printing.
-llvm::Expected<std::string> emitFile(llvm::Module &module,
-                                     llvm::TargetMachine &machine,
-                                     bool assembly);
+llvm::Expected<std::string>
+emitFile(llvm::Module &module, llvm::TargetMachine &machine, bool assembly);
 
 } // namespace flarec::detail
 

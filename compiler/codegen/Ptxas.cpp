@@ -1,4 +1,5 @@
-//===- Ptxas.cpp - What the assembler says of our PTX -----------------------===//
+//===- Ptxas.cpp - What the assembler says of our PTX
+//-----------------------===//
 
 #include "Ptxas.h"
 #include "Guard.h"
@@ -89,8 +90,8 @@ namespace {
 struct TemporaryFile {
   Error write(StringRef suffix, StringRef contents) {
     int descriptor;
-    if (std::error_code ec = sys::fs::createTemporaryFile("flarec", suffix,
-                                                          descriptor, path))
+    if (std::error_code ec =
+            sys::fs::createTemporaryFile("flarec", suffix, descriptor, path))
       return createFileError("temporary file", ec);
     remover.setFile(path);
     raw_fd_ostream os(descriptor, /*shouldClose=*/true);

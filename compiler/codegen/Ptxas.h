@@ -1,4 +1,5 @@
-//===- Ptxas.h - What the assembler says of our PTX -----------------*- C++ -*-//
+//===- Ptxas.h - What the assembler says of our PTX -----------------*- C++
+//-*-//
 //
 // The product never needs ptxas: the driver assembles PTX. Where a toolkit is
 // installed its report is a free performance lint, for tests and for
@@ -36,8 +37,9 @@ struct AssemblyReport {
   std::string log;
 };
 
-/// $FLAREC_PTXAS if set (a program, or a directory with nvidia/<version>/bin/ptxas below
-/// it such as a site-packages), else PATH, else /usr/local/cuda/bin.
+/// $FLAREC_PTXAS if set (a program, or a directory with
+/// nvidia/<version>/bin/ptxas below it such as a site-packages), else PATH,
+/// else /usr/local/cuda/bin.
 std::optional<std::string> findPtxas();
 
 /// Reads the output of `ptxas -v`.

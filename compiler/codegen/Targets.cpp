@@ -1,11 +1,15 @@
-//===- Targets.cpp - PTX and x86-64 code from LLVM IR -----------------------===//
+//===- Targets.cpp - PTX and x86-64 code from LLVM IR
+//-----------------------===//
 
 #include "Codegen.h"
 #include "Guard.h"
 #include "Optimise.h"
 
+#include "llvm/IR/Constants.h"
 #include "llvm/IR/Function.h"
 #include "llvm/IR/GlobalVariable.h"
+#include "llvm/IR/InstIterator.h"
+#include "llvm/IR/InstrTypes.h"
 #include "llvm/IR/Module.h"
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Support/TargetSelect.h"
@@ -95,15 +99,54 @@ std::string undefinedFunctions(const Module &module,
 // GPU
 //===----------------------------------------------------------------------===//
 
+/// What NVPTX translates into something else, or crashes on, without a word.
+static Error checkForPtx(const Module &module) {
+  bool anyKernel = false;
+  for (const Function &function : module) {
+    if (!function.isDeclaration() &&
+        function.getCallingConv() == CallingConv::PTX_Kernel) {
+      anyKernel = true;
+      if (!function.getReturnType()->isVoidTy())
+        return detail::makeError("kernel " + function.getName() +
+                                 " returns a value");
+    }
+    for (const Instruction &instruction : instructions(function)) {
+      const auto *call = dyn_cast<CallBase>(&instruction);
+      if (!call || !call->isInlineAsm())
+        continue;
+      for (const Value *operand : call->args())
+        if (operand->getType()->isAggregateType())
+          return detail::makeError("aggregate operand of inline asm in " +
+                                   function.getName());
+    }
+  }
+  if (!anyKernel)
+    return detail::makeError(
+        "the module defines no function of calling convention ptx_kernel");
+  constexpr unsigned sharedSpace = 3;
+  for (const GlobalVariable &global : module.globals()) {
+    if (global.isThreadLocal())
+      return detail::makeError("thread-local " + global.getName());
+    if (global.getAddressSpace() == sharedSpace && global.hasInitializer() &&
+        !isa<UndefValue>(global.getInitializer()))
+      return detail::makeError("shared memory cannot be initialised: " +
+                               global.getName());
+    if (global.getName() == "llvm.global_ctors" ||
+        global.getName() == "llvm.global_dtors")
+      return detail::makeError("nobody would run " + global.getName());
+  }
+  return Error::success();
+}
+
 ArrayRef<GpuTarget> gpuTargets() {
   // 7.8 (CUDA 11.8) has all that the sm_8x kernels use and the first that knows
-  // sm_89 and sm_90; 8.1 for red.global.add.v4.f32 on sm_90a; from Blackwell on,
-  // the first version that knows the chip.
+  // sm_89 and sm_90; 8.1 for red.global.add.v4.f32 on sm_90a; from Blackwell
+  // on, the first version that knows the chip.
   static const GpuTarget table[] = {
-      {"sm_80", 78},   {"sm_86", 78},   {"sm_87", 78},   {"sm_89", 78},
-      {"sm_90", 78},   {"sm_90a", 81},  {"sm_100", 86},  {"sm_100a", 86},
-      {"sm_103", 88},  {"sm_103a", 88}, {"sm_110", 90},  {"sm_110a", 90},
-      {"sm_120", 87},  {"sm_120a", 87}, {"sm_121", 88},  {"sm_121a", 88},
+      {"sm_80", 78},  {"sm_86", 78},   {"sm_87", 78},  {"sm_89", 78},
+      {"sm_90", 78},  {"sm_90a", 81},  {"sm_100", 86}, {"sm_100a", 86},
+      {"sm_103", 88}, {"sm_103a", 88}, {"sm_110", 90}, {"sm_110a", 90},
+      {"sm_120", 87}, {"sm_120a", 87}, {"sm_121", 88}, {"sm_121a", 88},
   };
   return table;
 }
@@ -125,10 +168,9 @@ Expected<std::string> emitPtx(const Module &module, const GpuTarget &target,
   if (Expected<GpuTarget> known = findGpuTarget(target.chip); !known)
     return known.takeError();
   else if (target.ptxVersion < known->ptxVersion)
-    return detail::makeError(
-        Twine(target.chip) + " needs PTX version " +
-        Twine(known->ptxVersion) + " or later, not " +
-        Twine(target.ptxVersion));
+    return detail::makeError(Twine(target.chip) + " needs PTX version " +
+                             Twine(known->ptxVersion) + " or later, not " +
+                             Twine(target.ptxVersion));
 
   std::string ptx;
   auto body = [&](Module &copy) -> Error {
@@ -138,18 +180,12 @@ Expected<std::string> emitPtx(const Module &module, const GpuTarget &target,
                        Triple::nvptx64, std::nullopt});
     if (!machine)
       return machine.takeError();
-    bool anyKernel = false;
-    for (Function &function : copy) {
-      if (function.isDeclaration())
-        continue;
-      if (function.getCallingConv() == CallingConv::PTX_Kernel)
-        anyKernel = true;
-      else
+    if (Error error = checkForPtx(copy))
+      return error;
+    for (Function &function : copy)
+      if (!function.isDeclaration() &&
+          function.getCallingConv() != CallingConv::PTX_Kernel)
         function.setLinkage(GlobalValue::InternalLinkage);
-    }
-    if (!anyKernel)
-      return detail::makeError(
-          "the module defines no function of calling convention ptx_kernel");
     if (Error error = detail::optimise(copy, **machine, pipeline))
       return error;
     // What the driver itself provides.

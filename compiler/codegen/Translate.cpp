@@ -1,4 +1,5 @@
-//===- Translate.cpp - MLIR's LLVM dialect to LLVM IR -----------------------===//
+//===- Translate.cpp - MLIR's LLVM dialect to LLVM IR
+//-----------------------===//
 //
 // The only file of the folder that knows MLIR.
 //
@@ -44,8 +45,8 @@ flarec::translateToLLVMIR(mlir::ModuleOp module, llvm::LLVMContext &context) {
   std::unique_ptr<llvm::Module> result = mlir::translateModuleToLLVMIR(
       module, context, module.getName().value_or("flarec"));
   if (!result || !diagnosed.empty())
-    return detail::makeError("translation to LLVM IR failed: " +
-                             (diagnosed.empty() ? "no reason given"
-                                                : diagnosed));
+    return detail::makeError(
+        "translation to LLVM IR failed: " +
+        (diagnosed.empty() ? "no reason given" : diagnosed));
   return result;
 }

@@ -1,4 +1,5 @@
-//===- ptx_tests.cpp - LLVM IR to PTX ---------------------------------------===//
+//===- ptx_tests.cpp - LLVM IR to PTX
+//---------------------------------------===//
 
 #include "codegen/Ptxas.h"
 #include "support.h"
@@ -236,6 +237,36 @@ define ptx_kernel void @f(ptr addrspace(1) %p) {
                   "constraint");
 }
 
+// NVPTX drops the initialiser, makes the thread-local global, crashes on the
+// aggregate and prints nonsense for the result.
+TEST(PtxErrors, WhatTheBackendWouldMistranslate) {
+  auto with = [](const char *global, const char *body) {
+    return ptxErrorOf(std::string(global) +
+                      "\ndefine ptx_kernel void @f() {\n" + body +
+                      "\n  ret void\n}");
+  };
+  EXPECT_CONTAINS(with("@s = internal addrspace(3) global i32 1",
+                       "  store volatile i32 0, ptr addrspace(3) @s"),
+                  "shared memory");
+  EXPECT_CONTAINS(with("@t = internal thread_local global i32 1", ""),
+                  "thread-local");
+  EXPECT_CONTAINS(with("",
+                       "  call void asm sideeffect \"x $0;\", \"r\"([4 x i32] "
+                       "zeroinitializer)"),
+                  "aggregate operand");
+  EXPECT_CONTAINS(ptxErrorOf("define ptx_kernel i32 @f() { ret i32 1 }"),
+                  "returns a value");
+}
+
+TEST(PtxErrors, AsmWithAWrongOperandNumber) {
+  EXPECT_CONTAINS(ptxErrorOf(R"(
+define ptx_kernel void @f(i32 %x) {
+  call void asm sideeffect "mov.b32 $5, $0;", "r"(i32 %x)
+  ret void
+})"),
+                  "operand number");
+}
+
 // LLVM passes the text of PTX asm through: only ptxas can tell.
 TEST(PtxErrors, MalformedAsmIsFoundByPtxas) {
   std::string ptx = ptxOf(R"(
@@ -274,7 +305,8 @@ TEST(PtxasReport, ReadsTheLog) {
       "ptxas info    : Compiling entry function 'k' for 'sm_90a'\n"
       "ptxas info    : Function properties for k\n"
       "    40 bytes stack frame, 24 bytes spill stores, 28 bytes spill loads\n"
-      "ptxas info    : Used 255 registers, used 3 barriers, 40 bytes cumulative "
+      "ptxas info    : Used 255 registers, used 3 barriers, 40 bytes "
+      "cumulative "
       "stack size, 1024 bytes smem, 352 bytes cmem[0]\n"
       "ptxas info    : Compiling entry function 'l' for 'sm_90a'\n"
       "ptxas info    : Function properties for l\n"

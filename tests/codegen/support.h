@@ -1,4 +1,5 @@
-//===- support.h - What the codegen tests share -----------------------------===//
+//===- support.h - What the codegen tests share
+//-----------------------------===//
 
 #ifndef FLAREC_TESTS_CODEGEN_SUPPORT_H
 #define FLAREC_TESTS_CODEGEN_SUPPORT_H

@@ -1,4 +1,5 @@
-//===- translate_tests.cpp - MLIR to LLVM IR --------------------------------===//
+//===- translate_tests.cpp - MLIR to LLVM IR
+//--------------------------------===//
 
 #include "support.h"
 
