@@ -30,7 +30,6 @@ def Flare_Dialect : Dialect {
     `lse` results of `encode` and `decode` are natural, as users expect.
   }];
   let useDefaultTypePrinterParser = 1;
-  let useDefaultAttributePrinterParser = 1;
   let dependentDialects = ["::mlir::arith::ArithDialect"];
 }
 

@@ -64,11 +64,12 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     | blocks | blocks to aim for over all splits |
     | sums | `mma` or `add`: how row sums are made |
     | exp | `mufu`, or `poly3:k`: k of 8 exponentials by a polynomial on the FMA pipe |
+    | park | `shared`: latent operands parked in fast memory; `none`: computed again for each block of columns |
     | min_blocks | resident blocks an SM to compile for (sets the register limit) |
   }];
   let parameters = (ins "::flarec::flare::Index":$rows, "int64_t":$tile, "int64_t":$heads,
     "int64_t":$row_groups, "int64_t":$workers, "int64_t":$worker_rows, "int64_t":$stages,
-    "int64_t":$unroll, "int64_t":$blocks, "::mlir::StringAttr":$sums, "::mlir::StringAttr":$exp,
+    "int64_t":$unroll, "int64_t":$blocks, "::mlir::StringAttr":$sums, "::mlir::StringAttr":$exp, "::mlir::StringAttr":$park,
     "int64_t":$min_blocks);
   let assemblyFormat = "`<` struct(params) `>`";
   let extraClassDeclaration = [{

@@ -57,7 +57,6 @@ def Tile_StreamOp : Tile_Op<"stream", [AttrSizedOperandSegments, SingleBlock]> {
   let assemblyFormat = [{
     `(` $tokens `)` `init` `(` $inits `)` `tile` $tile `:` `(` type($tokens) `)` `,` `(` type($inits) `)` `->` `(` type($results) `)` attr-dict-with-keyword $region
   }];
-  let builders = [OpBuilder<(ins "::mlir::ValueRange":$tokens, "::mlir::ValueRange":$inits, "int64_t":$tile)>];
 }
 
 def Tile_PairsOp : Tile_Op<"pairs", [Pure, AttrSizedOperandSegments, SingleBlock]> {
@@ -75,8 +74,6 @@ def Tile_PairsOp : Tile_Op<"pairs", [Pure, AttrSizedOperandSegments, SingleBlock
   let assemblyFormat = [{
     `rows` $rows `unroll` $unroll `ins` `(` $ins `)` `init` `(` $inits `)` `:` `(` type($ins) `)` `,` `(` type($inits) `)` `->` `(` type($results) `)` attr-dict-with-keyword $region
   }];
-  let builders = [OpBuilder<(ins "::mlir::ValueRange":$ins, "::mlir::ValueRange":$inits,
-                                 "::flarec::flare::Index":$rows, "int64_t":$unroll)>];
   let hasVerifier = 1;
 }
 
@@ -235,6 +232,7 @@ def Tile_NegOp : Tile_UnaryOp<"neg", "-a">;
 def Tile_Exp2Op : Tile_UnaryOp<"exp2", "2^a">;
 def Tile_Log2Op : Tile_UnaryOp<"log2", "log2 a">;
 def Tile_RcpOp : Tile_UnaryOp<"rcp", "1/a">;
+def Tile_BroadcastOp : Tile_UnaryOp<"broadcast", "a, repeated along the indices it lacks">;
 def Tile_CastOp : Tile_UnaryOp<"cast", "a in another element type, to nearest even">;
 
 def Tile_ScaleOp : Tile_Op<"scale", [Pure]> {

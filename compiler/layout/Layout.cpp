@@ -1,0 +1,141 @@
+// Layouts as linear maps over bits; see Layout.h.
+#include "layout/Layout.h"
+
+using namespace flarec;
+
+namespace {
+const char *axisName = "nmd";
+
+void add(Coordinates &c, const std::vector<Basis> &bases, int bits) {
+  for (size_t i = 0; i < bases.size(); ++i)
+    if (bits >> i & 1)
+      c[bases[i].axis] += bases[i].step;
+}
+
+std::string list(const std::vector<Basis> &bases) {
+  std::string s = "[";
+  for (const Basis &b : bases)
+    s += (s.size() > 1 ? ", " : "") + (b.step ? axisName[int(b.axis)] + std::to_string(b.step) : std::string("0"));
+  return s + "]";
+}
+
+std::vector<Basis> steps(Axis a, int from, int to) {
+  std::vector<Basis> r;
+  for (int s = from; s < to; s *= 2)
+    r.push_back({a, s});
+  return r;
+}
+
+std::vector<Basis> join(std::initializer_list<std::vector<Basis>> parts) {
+  std::vector<Basis> r;
+  for (auto &p : parts)
+    r.insert(r.end(), p.begin(), p.end());
+  return r;
+}
+
+std::vector<Basis> channelUnits(int units) { return steps(Axis::d, 8, 8 * units); }
+const Basis copy{};
+} // namespace
+
+Coordinates Layout::element(int reg, int lane) const {
+  Coordinates c;
+  add(c, registers, reg);
+  add(c, lanes, lane);
+  return c;
+}
+
+Layout Layout::restrictedTo(bool n, bool m, bool d) const {
+  bool keep[3] = {n, m, d};
+  Layout r;
+  for (const Basis &b : registers)
+    if (b.step == 0 || keep[int(b.axis)])
+      r.registers.push_back(b);
+  for (const Basis &b : lanes)
+    r.lanes.push_back(keep[int(b.axis)] ? b : copy);
+  return r;
+}
+
+int Layout::matching(const Layout &other, int reg) const {
+  Coordinates want = other.element(reg, 0);
+  int r = 0;
+  for (size_t i = 0; i < registers.size(); ++i) {
+    if (registers[i].step == 0)
+      continue;
+    bool found = false;
+    for (size_t j = 0; j < other.registers.size(); ++j)
+      if (other.registers[j] == registers[i]) {
+        found = true;
+        if (reg >> j & 1)
+          r |= 1 << i;
+      }
+    if (!found)
+      return -1;
+  }
+  (void)want;
+  return r;
+}
+
+int Layout::copies(int n, int m, int d) const {
+  auto extent = [](int x) { return x ? x : 1; };
+  std::vector<int> count(extent(n) * extent(m) * extent(d));
+  for (int r = 0; r < registerCount(); ++r)
+    for (int l = 0; l < laneCount(); ++l) {
+      Coordinates c = element(r, l);
+      if (c[Axis::n] >= extent(n) || c[Axis::m] >= extent(m) || c[Axis::d] >= extent(d))
+        return 0;
+      ++count[(c[Axis::n] * extent(m) + c[Axis::m]) * extent(d) + c[Axis::d]];
+    }
+  for (int c : count)
+    if (c != count[0])
+      return 0;
+  return count[0];
+}
+
+std::string Layout::str() const { return "reg " + list(registers) + ", lane " + list(lanes); }
+
+std::string Layout::table(Axis rows, Axis columns) const {
+  int height = 0, width = 0;
+  for (int r = 0; r < registerCount(); ++r)
+    for (int l = 0; l < laneCount(); ++l) {
+      Coordinates c = element(r, l);
+      height = std::max(height, c[rows] + 1);
+      width = std::max(width, c[columns] + 1);
+    }
+  std::vector<std::string> cells(height * width);
+  for (int r = 0; r < registerCount(); ++r)
+    for (int l = 0; l < laneCount(); ++l) {
+      Coordinates c = element(r, l);
+      std::string &cell = cells[c[rows] * width + c[columns]];
+      if (cell.empty())
+        cell = std::to_string(l) + ":" + std::to_string(r);
+    }
+  std::string s = std::string(1, axisName[int(rows)]) + "\\" + axisName[int(columns)];
+  for (int j = 0; j < width; ++j)
+    s += "\t" + std::to_string(j);
+  for (int i = 0; i < height; ++i) {
+    s += "\n" + std::to_string(i);
+    for (int j = 0; j < width; ++j)
+      s += "\t" + cells[i * width + j];
+  }
+  return s + "\n";
+}
+
+Layout fragment::pair(Axis r, Axis c) {
+  return {{{c, 1}, {r, 8}, {c, 8}}, {{c, 2}, {c, 4}, {r, 1}, {r, 2}, {r, 4}}};
+}
+Layout fragment::row(Axis r, int units) {
+  return {join({{{Axis::d, 1}, {r, 8}}, channelUnits(units)}), {{Axis::d, 2}, {Axis::d, 4}, {r, 1}, {r, 2}, {r, 4}}};
+}
+Layout fragment::column(Axis c, int units) {
+  return {join({{{Axis::d, 1}}, channelUnits(units), {{c, 8}}}), {{Axis::d, 2}, {Axis::d, 4}, {c, 1}, {c, 2}, {c, 4}}};
+}
+Layout fragment::weight(Axis k, int units) {
+  return {join({{{k, 1}, {k, 8}}, channelUnits(units)}), {{k, 2}, {k, 4}, {Axis::d, 1}, {Axis::d, 2}, {Axis::d, 4}}};
+}
+Layout fragment::rowVector(Axis r) { return {{{r, 8}}, {copy, copy, {r, 1}, {r, 2}, {r, 4}}}; }
+Layout fragment::rowSum(Axis r) { return {{copy, {r, 8}}, {copy, copy, {r, 1}, {r, 2}, {r, 4}}}; }
+Layout fragment::columnVector(Axis c) { return {{{c, 1}, {c, 8}}, {{c, 2}, {c, 4}, copy, copy, copy}}; }
+
+Layout flarec::latentPerLane(int channels, int laneBits) {
+  return {steps(Axis::d, 1, channels), steps(Axis::m, 1, 1 << laneBits)};
+}

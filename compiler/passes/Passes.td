@@ -1,0 +1,88 @@
+// All passes of flarec, in the order in which the pipeline runs them.
+#ifndef FLAREC_PASSES_TD
+#define FLAREC_PASSES_TD
+
+include "mlir/Pass/PassBase.td"
+
+//===-- flare: mathematics ---------------------------------------------------//
+
+def Differentiate : Pass<"flare-differentiate", "::mlir::ModuleOp"> {
+  let summary = "derive forward-with-saves and backward of every flare function";
+  let description = [{
+    `@f(tensors…, numbers…) -> results…` becomes `@f_forward`, which also returns what a backward needs (results of
+    reductions: z and the log-sum-exps), and
+    `@f_backward(gradients of the results…, tensors…, results…, saves…, numbers…)` returning the gradients of the
+    wanted tensors. Each op states its own gradient; pair values are computed again, never saved.
+  }];
+  let options = [
+    Option<"wanted", "wanted", "std::string", "\"*\"",
+           "names of the arguments that want a gradient, separated by commas; * for all tensors, empty for no backward">
+  ];
+  let dependentDialects = ["::flarec::flare::FlareDialect"];
+}
+
+def Expand : Pass<"flare-expand", "::mlir::ModuleOp"> {
+  let summary = "write encode and decode as scores and attend";
+  let description = [{
+    x = Σ_d (s·log2(e)·q)·k in base 2, `flare.attend` over n or m, and the log-sum-exp back to base e.
+  }];
+}
+
+def Simplify : Pass<"flare-simplify", "::mlir::ModuleOp"> {
+  let summary = "factor sums of contractions";
+  let description = [{
+    Σ_i a·w + Σ_i b·w → Σ_i (a+b)·w and s·a + s·b → s·(a+b), so that the two halves' gradients with respect to q and k become one
+    contraction each and wait for the same sweep.
+  }];
+}
+
+def PlanSweeps : Pass<"flare-plan-sweeps", "::mlir::ModuleOp"> {
+  let summary = "group what can share one pass over the tokens";
+  let description = [{
+    From dependences alone: a reduction over tokens is complete only when its sweep ends, so a value's sweep is the number of
+    reductions on the longest path to it. Every sweep gets a copy of the pair values it needs. A sweep that contracts over m and
+    over n keeps the latter's [m,d] accumulators beside it in registers; where that is more than `joint-limit` elements, or the tensors
+    are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own.
+  }];
+  let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d to accumulate beside a contraction over m">];
+}
+
+def ShareExponentials : Pass<"flare-share-exponentials", "::mlir::ModuleOp"> {
+  let summary = "one exponential for both softmaxes, where the scores are bounded";
+  let description = [{
+    2^(x-a_n) and 2^(x-b_m) become 2^x·2^-a_n and 2^x·2^-b_m. Factors that depend on n or m alone then sink into an operand of the
+    contraction they multiply. CHANGES NUMERICS: right only while |x| is bounded, so the sweep keeps the
+    original as its second, safe region.
+  }];
+}
+
+def Configure : Pass<"flare-configure", "::mlir::ModuleOp"> {
+  let summary = "heuristic configuration of each sweep that has none";
+  let description = "Writes the `config` attribute that the lowering obeys. The tuner and a person are its other authors.";
+  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
+  let dependentDialects = ["::flarec::tile::TileDialect"];
+}
+
+//===-- tile: one block's program --------------------------------------------//
+
+def FlareToTile : Pass<"flare-to-tile", "::mlir::ModuleOp"> {
+  let summary = "each function becomes a tile.program, each sweep a kernel, each reduction a merge";
+  let description = [{
+    Pair values become 16 × 16 blocks inside `tile.pairs`; token values are read from staged rows; latent operands are held in
+    registers (rows = m) or stashed (rows = n). `flare.attend` is written twice: without a reference where the staged
+    tile's scores are bounded, with a running maximum otherwise.
+  }];
+  let options = [Option<"limit", "limit", "double", "60.0", "bound on |x| (base 2) for the fast bodies">];
+  let dependentDialects = ["::flarec::tile::TileDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
+}
+
+def AssignLayouts : Pass<"tile-assign-layouts", "::mlir::ModuleOp"> {
+  let summary = "decide which register of which lane holds which element";
+  let description = [{
+    Contractions say which layouts they can take (matrix-instruction fragments on a GPU, vectors on the host); demands travel backwards
+    through elementwise ops to loads and reads, and an op whose result is wanted in two layouts is cloned.
+  }];
+  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
+}
+
+#endif // FLAREC_PASSES_TD

@@ -1,0 +1,198 @@
+// flare-plan-sweeps: from dependences to passes over the tokens.
+//
+// A value that carries n is made while tokens stream by; a reduction over n is complete only when its sweep has ended. So
+//   stage(value) = number of reductions over n on the longest path to it,
+// and sweep s makes all token values and reductions of stage s. Values of latents alone are computed between the sweeps.
+#include "flare/Flare.h"
+#include "passes/Passes.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/IR/IRMapping.h"
+#include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/SetVector.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+namespace flarec {
+#define GEN_PASS_DEF_PLANSWEEPS
+#include "passes/Passes.h.inc"
+} // namespace flarec
+
+using namespace mlir;
+using namespace flarec::flare;
+
+namespace {
+
+FlareTensorType typeOf(Value v) { return dyn_cast<FlareTensorType>(v.getType()); }
+bool carriesTokens(Value v) { return typeOf(v) && typeOf(v).getTokens(); }
+
+std::optional<Index> contractedIndex(Operation *op) {
+  return TypeSwitch<Operation *, std::optional<Index>>(op)
+      .Case<ContractOp, SumOp, AttendOp>([](auto o) { return o.getOver(); })
+      .Default([](auto) { return std::nullopt; });
+}
+bool reducesTokens(Operation *op) { return op && contractedIndex(op) == Index::n; }
+bool reducesPairsOverLatents(Operation *op) {
+  return contractedIndex(op) == Index::m &&
+         llvm::any_of(op->getOperands(), [](Value v) { return typeOf(v) && typeOf(v).isPair(); });
+}
+
+struct Planner {
+  func::FuncOp func;
+  int64_t jointLimit;
+  DenseMap<Value, unsigned> stages;
+
+  unsigned stage(Value v) {
+    Operation *op = v.getDefiningOp();
+    if (!op)
+      return 0;
+    if (auto it = stages.find(v); it != stages.end())
+      return it->second;
+    unsigned s = 0;
+    for (Value o : op->getOperands())
+      s = std::max(s, stage(o));
+    if (reducesTokens(op))
+      ++s;
+    for (Value r : op->getResults())
+      stages[r] = s;
+    return s;
+  }
+
+  /// Can v (tokens, no pairs) be had from stored tokens without contracting pairs again?
+  bool isCheap(Value v) {
+    Operation *op = v.getDefiningOp();
+    if (!op || !carriesTokens(v))
+      return true;
+    if (reducesPairsOverLatents(op))
+      return false;
+    return llvm::all_of(op->getOperands(), [&](Value o) { return isCheap(o); });
+  }
+
+  LogicalResult run() {
+    Block &body = func.getBody().front();
+    auto ret = cast<func::ReturnOp>(body.getTerminator());
+
+    // Roots: what a sweep must leave behind.
+    std::map<unsigned, llvm::SetVector<Value>> roots;
+    for (Operation &op : body)
+      if (reducesTokens(&op))
+        for (Value r : op.getResults())
+          roots[stage(r) - 1].insert(r);
+    for (Value v : ret.getOperands())
+      if (v.getDefiningOp() && carriesTokens(v)) {
+        if (typeOf(v).isPair())
+          return func.emitError("returns a pair value; pair values are never stored");
+        roots[stage(v)].insert(v);
+      }
+    // Token values that a later sweep needs and that cost a contraction over latents are stored.
+    for (Operation &op : body)
+      for (Value r : op.getResults())
+        if (carriesTokens(r) && !typeOf(r).isPair() && reducesPairsOverLatents(&op))
+          for (Operation *user : r.getUsers())
+            for (Value u : user->getResults())
+              if ((carriesTokens(u) || reducesTokens(user)) && stage(u) - (reducesTokens(user) ? 1 : 0) > stage(r))
+                roots[stage(r)].insert(r);
+
+    OpBuilder b(ret);
+    IRMapping map; // old value → value after planning
+    for (Value a : body.getArguments())
+      map.map(a, a);
+    for (auto &[s, values] : roots)
+      for (auto &group : splitByOrientation(values.getArrayRef()))
+        buildSweep(b, group, map);
+    SmallVector<Value> results;
+    for (Value v : ret.getOperands())
+      results.push_back(latent(b, v, map));
+    ret->setOperands(results);
+
+    // Everything before the first sweep is dead now.
+    for (Operation &op : llvm::make_early_inc_range(llvm::reverse(body)))
+      if (op.use_empty() && !op.hasTrait<OpTrait::IsTerminator>() && !isa<SweepOp>(op))
+        op.erase();
+    return success();
+  }
+
+  /// A sweep that contracts over m has its rows on the tokens; contractions over n beside it accumulate [m,d] in registers.
+  SmallVector<SmallVector<Value>> splitByOrientation(ArrayRef<Value> values) {
+    SmallVector<Value> reductions, maps;
+    int64_t size = 0;
+    bool wide = false;
+    for (Value v : values) {
+      if (!reducesTokens(v.getDefiningOp())) {
+        maps.push_back(v);
+        continue;
+      }
+      reductions.push_back(v);
+      size += typeOf(v).getLatents() * std::max<int64_t>(8, typeOf(v).getChannels());
+      for (Value o : v.getDefiningOp()->getOperands())
+        wide |= typeOf(o) && !typeOf(o).isPair() && typeOf(o).getElement().isF32();
+    }
+    bool attends = llvm::any_of(reductions, [](Value v) { return isa<AttendOp>(v.getDefiningOp()); });
+    if (maps.empty() || reductions.empty() || (size <= jointLimit && !wide && !attends))
+      return {SmallVector<Value>(values)};
+    return {maps, reductions};
+  }
+
+  /// Copies the ops that make `v` inside a sweep; stops at arguments, latent values and stored token values.
+  Value inside(OpBuilder &b, Value v, IRMapping &local, IRMapping &map) {
+    if (Value known = local.lookupOrNull(v))
+      return known;
+    Operation *op = v.getDefiningOp();
+    if (!op || (carriesTokens(v) && map.contains(v)))
+      return map.lookupOrDefault(v);
+    if (!carriesTokens(v) && !reducesTokens(op))
+      return latent(b, v, map);
+    if (reducesTokens(op) && map.contains(v))
+      return map.lookup(v);
+    IRMapping operands;
+    for (Value o : op->getOperands())
+      operands.map(o, inside(b, o, local, map));
+    Operation *copy = b.clone(*op, operands);
+    for (auto [from, to] : llvm::zip(op->getResults(), copy->getResults()))
+      local.map(from, to);
+    return local.lookup(v);
+  }
+
+  /// A value of latents alone (or a number): computed outside, before the sweep that is being built.
+  Value latent(OpBuilder &b, Value v, IRMapping &map) {
+    if (Value known = map.lookupOrNull(v))
+      return known;
+    Operation *op = v.getDefiningOp();
+    OpBuilder::InsertionGuard guard(b);
+    if (auto sweep = dyn_cast_or_null<SweepOp>(b.getInsertionBlock()->getParentOp()))
+      b.setInsertionPoint(sweep);
+    IRMapping operands;
+    for (Value o : op->getOperands())
+      operands.map(o, latent(b, o, map));
+    Operation *copy = b.clone(*op, operands);
+    for (auto [from, to] : llvm::zip(op->getResults(), copy->getResults()))
+      map.map(from, to);
+    return map.lookup(v);
+  }
+
+  void buildSweep(OpBuilder &b, ArrayRef<Value> values, IRMapping &map) {
+    SmallVector<Type> types;
+    for (Value v : values)
+      types.push_back(v.getType());
+    auto sweep = SweepOp::create(b, func.getLoc(), types, Attribute(), 0);
+    Block *block = &sweep.getFast().emplaceBlock();
+    OpBuilder inner = OpBuilder::atBlockEnd(block);
+    IRMapping local;
+    SmallVector<Value> yields;
+    for (Value v : values)
+      yields.push_back(inside(inner, v, local, map));
+    YieldOp::create(inner, func.getLoc(), yields);
+    for (auto [v, r] : llvm::zip(values, sweep.getResults()))
+      map.map(v, r);
+  }
+};
+
+struct PlanSweeps : flarec::impl::PlanSweepsBase<PlanSweeps> {
+  using PlanSweepsBase::PlanSweepsBase;
+  void runOnOperation() override {
+    for (auto f : getOperation().getOps<func::FuncOp>())
+      if (failed(Planner{f, jointLimit, {}}.run()))
+        return signalPassFailure();
+  }
+};
+} // namespace
