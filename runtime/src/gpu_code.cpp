@@ -45,7 +45,9 @@ const std::vector<cuda::Function> &GpuCode::functions(int device) {
     DeviceGuard guard(device);
     AllowDuringCapture allow(driver);
     loadLibraries(driver);
-    slot = new std::vector<cuda::Function>(load(driver, device));
+    loaded.push_back(
+        std::make_unique<std::vector<cuda::Function>>(load(driver, device)));
+    slot = loaded.back().get();
   }
   return *slot.load();
 }
@@ -53,12 +55,12 @@ const std::vector<cuda::Function> &GpuCode::functions(int device) {
 void GpuCode::loadLibraries(const CudaDriver &driver) {
   if (!libraries.empty())
     return;
-  std::vector<Library> loaded(artefact->manifest().code.size());
-  for (size_t i = 0; i < loaded.size(); ++i) {
-    Library &library = loaded[i];
-    library.log = std::make_unique<char[]>(logSize);
+  std::vector<Library> fresh(artefact->manifest().code.size());
+  for (size_t i = 0; i < fresh.size(); ++i) {
+    Library &library = fresh[i];
+    library.log = new char[logSize]();
     int options[] = {cuda::ErrorLogBuffer, cuda::ErrorLogBufferSizeBytes};
-    void *values[] = {library.log.get(), reinterpret_cast<void *>(logSize - 1)};
+    void *values[] = {library.log, reinterpret_cast<void *>(logSize - 1)};
     cuda::Result result =
         driver.libraryLoadData(&library.handle, artefact->code(i).data(),
                                options, values, 2, nullptr, nullptr, 0);
@@ -66,9 +68,9 @@ void GpuCode::loadLibraries(const CudaDriver &driver) {
       driver.fail(result, fmt::format("load the kernels for {}{}{}",
                                       artefact->manifest().target,
                                       library.log[0] ? "; it says: " : "",
-                                      library.log.get()));
+                                      library.log));
   }
-  libraries = std::move(loaded);
+  libraries = std::move(fresh);
 }
 
 std::vector<cuda::Function> GpuCode::load(const CudaDriver &driver,
@@ -81,7 +83,7 @@ std::vector<cuda::Function> GpuCode::load(const CudaDriver &driver,
         driver.fail(result,
                     fmt::format("{} {}{}{}", what, symbol.name,
                                 library.log[0] ? "; the assembler says: " : "",
-                                library.log.get()));
+                                library.log));
     };
     cuda::Kernel kernel;
     check(driver.libraryGetKernel(&kernel, library.handle, symbol.name.c_str()),

@@ -37,15 +37,17 @@ private:
 
   struct Library {
     cuda::Library handle = nullptr;
-    // The assembler's words. It may write them as late as the first kernel is
-    // used, so the buffer lives as long as the library.
-    std::unique_ptr<char[]> log;
+    // The assembler's words. The driver may write here whenever it loads the
+    // library into a context, so the buffer stays as long as the library: for
+    // good.
+    char *log = nullptr;
   };
 
   std::shared_ptr<const Artefact> artefact;
   std::vector<GpuSymbol> symbols;
   std::mutex mutex;
   std::vector<Library> libraries;
+  std::vector<std::unique_ptr<std::vector<cuda::Function>>> loaded;
   std::vector<std::atomic<const std::vector<cuda::Function> *>> devices;
 };
 
