@@ -57,27 +57,33 @@ struct MixerFunction : torch::autograd::Function<MixerFunction> {
 };
 
 /// The backward pass is an op too; its own derivative is an error, not zero.
+/// An autograd function cannot return undefined tensors: this one returns what
+/// is wanted.
 struct MixerBackwardFunction
     : torch::autograd::Function<MixerBackwardFunction> {
   static constexpr bool is_traceable = true;
 
-  static variable_list
-  forward(AutogradContext *, const at::Tensor &gradY, const at::Tensor &q,
-          const at::Tensor &k, const at::Tensor &v, const at::Tensor &y,
-          const at::Tensor &z, const at::Tensor &lseEncode,
-          const at::Tensor &lseDecode, double scale,
-          std::array<bool, 3> wanted) {
+  static variable_list forward(AutogradContext *, const at::Tensor &gradY,
+                               const at::Tensor &q, const at::Tensor &k,
+                               const at::Tensor &v, const at::Tensor &y,
+                               const at::Tensor &z, const at::Tensor &lseEncode,
+                               const at::Tensor &lseDecode, double scale,
+                               std::array<bool, 3> wanted) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [gradQ, gradK, gradV] = mixerBackward(
-        gradY, q, k, v, y, z, lseEncode, lseDecode, scale, wanted);
-    return {gradQ, gradK, gradV};
+    auto [gradQ, gradK, gradV] = mixerBackward(gradY, q, k, v, y, z, lseEncode,
+                                               lseDecode, scale, wanted);
+    variable_list results;
+    for (const at::Tensor &grad : {gradQ, gradK, gradV})
+      if (grad.defined())
+        results.push_back(grad);
+    return results;
   }
 
   static variable_list backward(AutogradContext *, const variable_list &) {
-    TORCH_CHECK(false,
-                "flarec: the mixer cannot be differentiated twice; where second "
-                "derivatives are needed use scaled_dot_product_attention twice "
-                "under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)");
+    TORCH_CHECK(
+        false, "flarec: the mixer cannot be differentiated twice; where second "
+               "derivatives are needed use scaled_dot_product_attention twice "
+               "under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)");
   }
 };
 
@@ -102,10 +108,14 @@ BackwardResults backwardAutograd(const at::Tensor &gradY, const at::Tensor &q,
     return mixerBackward(gradY, q, k, v, y, z, lseEncode, lseDecode, scale,
                          wanted);
   }
-  variable_list results =
-      MixerBackwardFunction::apply(gradY, q, k, v, y, z, lseEncode, lseDecode,
-                                   scale, wanted);
-  return {results[0], results[1], results[2]};
+  variable_list results = MixerBackwardFunction::apply(
+      gradY, q, k, v, y, z, lseEncode, lseDecode, scale, wanted);
+  std::array<at::Tensor, 3> grads;
+  auto next = results.begin();
+  for (int i = 0; i < 3; ++i)
+    if (wanted[i])
+      grads[i] = *next++;
+  return {grads[0], grads[1], grads[2]};
 }
 
 } // namespace

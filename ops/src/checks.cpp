@@ -22,9 +22,9 @@ void checkAllOnOneDevice(std::initializer_list<Named> tensors) {
     TORCH_CHECK(t.tensor.defined(), "flarec: ", t.name,
                 " is undefined (None); give a tensor");
   for (const Named &t : tensors)
-    TORCH_CHECK(t.tensor.device() == first.tensor.device(), "flarec: ",
-                first.name, " is on ", first.tensor.device(), " but ", t.name,
-                " is on ", t.tensor.device(),
+    TORCH_CHECK(t.tensor.device() == first.tensor.device(),
+                "flarec: ", first.name, " is on ", first.tensor.device(),
+                " but ", t.name, " is on ", t.tensor.device(),
                 "; move all tensors to one device");
 }
 
@@ -89,9 +89,9 @@ Shape checkInputs(const at::Tensor &q, const at::Tensor &k,
               " has head dim ", q.sym_size(axis + 2), " but ", shown(nk),
               " has ", shape.headDim,
               "; D, the last axis, must be the same in q, k and v");
-  TORCH_CHECK(shape.sharedLatents || q.sym_size(0) == shape.batch, "flarec: ",
-              shown(nq), " has batch ", q.sym_size(0), " but ", shown(nk),
-              " has ", shape.batch,
+  TORCH_CHECK(shape.sharedLatents || q.sym_size(0) == shape.batch,
+              "flarec: ", shown(nq), " has batch ", q.sym_size(0), " but ",
+              shown(nk), " has ", shape.batch,
               "; give q as [H, M, D] to share it, or expand it to the batch");
   const c10::SymInt &d = shape.headDim, &m = shape.latents;
   TORCH_CHECK(d == 4 || d == 8 || d == 16 || d == 32, "flarec: head dim ", d,

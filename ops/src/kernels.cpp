@@ -81,8 +81,8 @@ void launch(const char *name, const std::string &gradients, const Shape &shape,
   sizes.latentBatch = shape.sharedLatents ? 1 : sizes.batch;
   // Given back to PyTorch when this returns: its allocator hands it out on the
   // same stream only, after these kernels.
-  at::Tensor workspace = at::empty({function.workspaceBytes(sizes)},
-                                   k.options().dtype(at::kByte));
+  at::Tensor workspace =
+      at::empty({function.workspaceBytes(sizes)}, k.options().dtype(at::kByte));
   float scalar = float(scale);
   std::span<const float> scalars(&scalar, 1);
   if (device.is_cpu()) {
@@ -139,8 +139,7 @@ BackwardResults backward(const at::Tensor &gradY, const at::Tensor &q,
                          const at::Tensor &lseEncode,
                          const at::Tensor &lseDecode, double scale,
                          std::array<bool, 3> wanted) {
-  Shape shape =
-      checkBackwardInputs(gradY, q, k, v, y, z, lseEncode, lseDecode);
+  Shape shape = checkBackwardInputs(gradY, q, k, v, y, z, lseEncode, lseDecode);
   c10::DeviceGuard guard(k.device());
   BackwardResults results = emptyBackward(shape, q, wanted);
   auto &[gradQ, gradK, gradV] = results;
@@ -170,9 +169,8 @@ BackwardResults backward(const at::Tensor &gradY, const at::Tensor &q,
     tensors.push_back(reference(gradK));
   if (wanted[2])
     tensors.push_back(reference(gradV));
-  translated([&] {
-    launch("mixer_backward", gradients, shape, k, tensors, scale);
-  });
+  translated(
+      [&] { launch("mixer_backward", gradients, shape, k, tensors, scale); });
   return results;
 }
 

@@ -13,8 +13,8 @@
 
 namespace flarec::ops {
 
-using ForwardResults = std::tuple<at::Tensor, at::Tensor, at::Tensor,
-                                  at::Tensor>;
+using ForwardResults =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using BackwardResults = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 /// y, z, lse_encode, lse_decode, uninitialised.

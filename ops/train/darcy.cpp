@@ -25,10 +25,10 @@ std::vector<double> smoothField(int64_t side, std::mt19937_64 &engine) {
     for (int64_t i = 0; i < side; ++i)
       for (int64_t j = 0; j < side; ++j)
         field[i * side + j] +=
-            weight * std::cos(2 * std::numbers::pi *
-                                  (fx * double(i) + fy * double(j)) /
-                                  double(side) +
-                              phase);
+            weight *
+            std::cos(2 * std::numbers::pi * (fx * double(i) + fy * double(j)) /
+                         double(side) +
+                     phase);
   }
   return field;
 }

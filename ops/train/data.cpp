@@ -30,8 +30,8 @@ std::set<int64_t> resolutionsIn(const fs::path &directory) {
     if (name.size() <= prefix.size() + suffix.size() ||
         !name.starts_with(prefix) || !name.ends_with(suffix))
       continue;
-    std::string digits = name.substr(
-        prefix.size(), name.size() - prefix.size() - suffix.size());
+    std::string digits =
+        name.substr(prefix.size(), name.size() - prefix.size() - suffix.size());
     if (digits.size() < 7 &&
         digits.find_first_not_of("0123456789") == std::string::npos)
       found.insert(std::stoll(digits));
@@ -48,9 +48,9 @@ Pair readPair(const fs::path &directory, const std::string &stem) {
   fs::path yPath = directory / (stem + "_y.npy");
   NpyArray x = readNpy(xPath), y = readNpy(yPath);
   if (x.shape.size() != 3)
-    throw std::runtime_error(fmt::format(
-        "'{}' has shape {}; expected [samples, rows, columns]", xPath.string(),
-        shapeText(x.shape)));
+    throw std::runtime_error(
+        fmt::format("'{}' has shape {}; expected [samples, rows, columns]",
+                    xPath.string(), shapeText(x.shape)));
   if (x.shape != y.shape)
     throw std::runtime_error(
         fmt::format("'{}' has shape {} but '{}' has {}; inputs and outputs "
@@ -64,9 +64,9 @@ Pair readPair(const fs::path &directory, const std::string &stem) {
   Pair pair{toTensor(x), toTensor(y)};
   if (!torch::isfinite(pair.x).all().item<bool>() ||
       !torch::isfinite(pair.y).all().item<bool>())
-    throw std::runtime_error(fmt::format(
-        "'{}' or '{}' has values that are not finite", xPath.string(),
-        yPath.string()));
+    throw std::runtime_error(
+        fmt::format("'{}' or '{}' has values that are not finite",
+                    xPath.string(), yPath.string()));
   return pair;
 }
 
@@ -85,8 +85,7 @@ Samples makeSamples(const Pair &pair, double mean, double deviation) {
   torch::Tensor place = coordinates(pair.x.size(1), pair.x.size(2))
                             .unsqueeze(0)
                             .expand({count, points, 2});
-  torch::Tensor value =
-      (pair.x.reshape({count, points, 1}) - mean) / deviation;
+  torch::Tensor value = (pair.x.reshape({count, points, 1}) - mean) / deviation;
   return {torch::cat({place, value}, -1), pair.y.reshape({count, points, 1})};
 }
 
@@ -127,10 +126,10 @@ DataSet readDataSet(const fs::path &directory, int64_t resolution) {
   if (resolution == 0) {
     std::set<int64_t> found = resolutionsIn(directory);
     if (found.empty())
-      throw std::runtime_error(fmt::format(
-          "there is no train_R_x.npy (R: the resolution, as in "
-          "train_16_x.npy) in '{}'",
-          directory.string()));
+      throw std::runtime_error(
+          fmt::format("there is no train_R_x.npy (R: the resolution, as in "
+                      "train_16_x.npy) in '{}'",
+                      directory.string()));
     if (found.size() > 1)
       throw std::runtime_error(fmt::format(
           "'{}' has training files of {} resolutions ({}); choose one with "
@@ -159,9 +158,7 @@ DataSet syntheticDataSet() {
 
 torch::Tensor relativeL2(const torch::Tensor &prediction,
                          const torch::Tensor &target) {
-  auto norm = [](const torch::Tensor &t) {
-    return t.flatten(1).norm(2, {1});
-  };
+  auto norm = [](const torch::Tensor &t) { return t.flatten(1).norm(2, {1}); };
   return norm(prediction - target) / norm(target);
 }
 

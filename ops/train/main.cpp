@@ -33,8 +33,8 @@ torch::Device parseDevice(const std::string &text) {
   try {
     device = torch::Device(text);
   } catch (const c10::Error &) {
-    throw CLI::ValidationError("--device", "'" + text + "' is no device" +
-                                               allowed);
+    throw CLI::ValidationError("--device",
+                               "'" + text + "' is no device" + allowed);
   }
   if (!device.is_cpu() && !device.is_cuda())
     throw CLI::ValidationError("--device",
@@ -55,11 +55,10 @@ void requireCuda(torch::Device &device) {
     throw std::runtime_error(fmt::format(
         "--device {}: PyTorch finds no CUDA device; use --device cpu",
         device.str()));
-  if (device.has_index() &&
-      device.index() >= torch::cuda::device_count())
-    throw std::runtime_error(fmt::format(
-        "--device {}: there are {} CUDA devices", device.str(),
-        torch::cuda::device_count()));
+  if (device.has_index() && device.index() >= torch::cuda::device_count())
+    throw std::runtime_error(
+        fmt::format("--device {}: there are {} CUDA devices", device.str(),
+                    torch::cuda::device_count()));
   if (!device.has_index())
     device = torch::Device(torch::kCUDA, 0);
 }
@@ -126,9 +125,8 @@ int main(int argc, char **argv) {
   app.add_option("--attention", attention,
                  "Who computes the attention: flarec (fused kernels) or sdpa "
                  "(PyTorch, called twice)")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Attention>{{"flarec", Attention::flarec},
-                                           {"sdpa", Attention::sdpa}}))
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Attention>{
+          {"flarec", Attention::flarec}, {"sdpa", Attention::sdpa}}))
       ->default_str("flarec");
   app.add_option("--blocks", options.model.blocks, "FLARE blocks")
       ->check(CLI::PositiveNumber);
@@ -157,10 +155,10 @@ int main(int argc, char **argv) {
     options.device = parseDevice(device);
     if (options.model.channels % options.model.heads != 0)
       throw CLI::ValidationError(
-          "--channels", fmt::format("{} channels cannot be shared out to {} "
-                                    "heads; give a multiple of the heads",
-                                    options.model.channels,
-                                    options.model.heads));
+          "--channels",
+          fmt::format("{} channels cannot be shared out to {} "
+                      "heads; give a multiple of the heads",
+                      options.model.channels, options.model.heads));
   } catch (const CLI::ParseError &error) {
     return app.exit(error) == 0 ? 0 : 2;
   }

@@ -9,7 +9,9 @@ namespace nn = torch::nn;
 
 namespace {
 
-torch::Tensor tanhGelu(const torch::Tensor &x) { return torch::gelu(x, "tanh"); }
+torch::Tensor tanhGelu(const torch::Tensor &x) {
+  return torch::gelu(x, "tanh");
+}
 
 // Linears keep PyTorch's initial values. The published N(0, 0.02) is meant for
 // 500 epochs: after 15 epochs of the small Darcy set it stands at a test error
@@ -46,8 +48,8 @@ torch::Tensor ResidualMLPImpl::forward(torch::Tensor x) {
 
 FlareLayerImpl::FlareLayerImpl(const ModelOptions &options) : options(options) {
   int64_t c = options.channels;
-  latents = register_parameter("latents",
-                               torch::randn({c, options.latents}) * 0.1);
+  latents =
+      register_parameter("latents", torch::randn({c, options.latents}) * 0.1);
   keys = register_module("keys", ResidualMLP(c, c, c, mlpLayers, true, true));
   values =
       register_module("values", ResidualMLP(c, c, c, mlpLayers, true, true));

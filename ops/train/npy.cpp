@@ -96,8 +96,8 @@ private:
   }
   bool boolean() {
     skipSpace();
-    for (auto [word, value] : {std::pair<std::string_view, bool>{"True", true},
-                               {"False", false}})
+    for (auto [word, value] :
+         {std::pair<std::string_view, bool>{"True", true}, {"False", false}})
       if (text.substr(at, word.size()) == word) {
         at += word.size();
         return value;

@@ -107,9 +107,9 @@ TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
   Samples test{data.test.inputs.to(options.device),
                data.test.targets.to(options.device)};
 
-  torch::optim::AdamW optimizer(
-      model->parameters(), torch::optim::AdamWOptions(options.peakRate)
-                               .weight_decay(options.weightDecay));
+  torch::optim::AdamW optimizer(model->parameters(),
+                                torch::optim::AdamWOptions(options.peakRate)
+                                    .weight_decay(options.weightDecay));
   int64_t stepsPerEpoch = (train.count() + options.batch - 1) / options.batch;
   OneCycle cycle;
   cycle.peakRate = options.peakRate;
@@ -124,9 +124,9 @@ TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
     torch::Tensor order =
         torch::randperm(train.count(), torch::kInt64).to(options.device);
     for (int64_t i = 0; i < stepsPerEpoch; ++i, ++step) {
-      torch::Tensor pick = order.slice(
-          0, i * options.batch,
-          std::min((i + 1) * options.batch, train.count()));
+      torch::Tensor pick =
+          order.slice(0, i * options.batch,
+                      std::min((i + 1) * options.batch, train.count()));
       setRate(optimizer, cycle.rate(step), cycle.momentum(step));
       optimizer.zero_grad();
       torch::Tensor prediction =

@@ -20,9 +20,10 @@ namespace flarec {
 /// batch) or `[B, H, M, D]`; k and v are `[B, H, N, D]` and read in place when
 /// their last stride is 1. The result is a new `[B, N, H, D]` tensor seen as
 /// `[B, H, N, D]`. Throws c10::Error.
-__attribute__((visibility("default"))) at::Tensor
-mixer(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-      double scale = 1.0);
+__attribute__((visibility("default"))) at::Tensor mixer(const at::Tensor &q,
+                                                        const at::Tensor &k,
+                                                        const at::Tensor &v,
+                                                        double scale = 1.0);
 
 /// y, z and the natural log-sum-exps over tokens `[B, H, M]` and over latents
 /// `[B, H, N]`; z and these in float32.
@@ -38,7 +39,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor>
 mixerBackward(const at::Tensor &gradY, const at::Tensor &q, const at::Tensor &k,
               const at::Tensor &v, const at::Tensor &y, const at::Tensor &z,
               const at::Tensor &lseEncode, const at::Tensor &lseDecode,
-              double scale = 1.0, std::array<bool, 3> wanted = {true, true,
-                                                                true});
+              double scale = 1.0,
+              std::array<bool, 3> wanted = {true, true, true});
 
 } // namespace flarec

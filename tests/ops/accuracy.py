@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""The accuracy rule, case by case and pooled over seeds.
+
+Reference: the same rounded inputs in float64, dense. Yardstick: scaled_dot_product_attention twice in the same dtype on
+contiguous copies (flash for 16 bit, memory-efficient for float32, math where they refuse).
+
+Each case: rms error <= 1.5 x SDPA's + floor and largest error <= 2 x SDPA's + floor, where
+floor = 2 u rms(what cancels), u the unit roundoff: for y, z and grad_v the sums of |P v| and |P dy|, for grad_q and grad_k
+those of |P dP|. At N = 1 or M = 1 SDPA is exact and a bare ratio would fail correct code.
+A case that fails this but holds once the floor counts the rounding of the scores too (float32 scores x have an error of
+u|x|, so P one of u|x|P, and with outliers of 100 a handful of such P make the whole error) is marked "near", counted
+apart, and fails under --strict only.
+Pooled (at least 1e5 elements a tensor, N >= 1024): rms ratio <= 1.3 at a standard deviation of the scores up to 3, <= 1.5 beyond.
+Log-sum-exps: within 1e-2 (bfloat16) or 1e-5 (float32) of the exact ones, relative to their size where that exceeds 1.
+N = 0: z = 0, lse_encode = -inf, gradients 0. A second run must give the same bits.
+
+One line a check; the exit status is 0 if all hold.
+
+  accuracy.py --device cuda                    the whole sweep, as tests/gpu/run.sh runs it
+  accuracy.py --device cuda --pooled           pooled over seeds
+  accuracy.py --quick                          what a CPU does in a minute or two
+  accuracy.py --head-dims 8 --latents 64 --tokens 4099 --dtypes bf16 --scores 10
+"""
+
+import argparse
+import itertools
+import math
+import sys
+import time
+import zlib
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+import flarec_test
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+UNIT = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
+LSE_TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
+TENSORS = ("y", "z", "grad_q", "grad_k", "grad_v")
+
+
+def rms(t):
+    return t.double().square().mean().sqrt().item() if t.numel() else 0.0
+
+
+def largest(t):
+    return t.abs().max().item() if t.numel() else 0.0
+
+
+class Case:
+    """Inputs of one case, on the device. `scores`: standard deviation of the scores, or 'outliers'."""
+
+    def __init__(self, args, d, m, n, dtype, scores, scale=1.0, batch=2, heads=2, seed=0, shared=True):
+        self.d, self.m, self.n, self.dtype, self.scores, self.scale = d, m, n, dtype, scores, scale
+        generator = torch.Generator(device=args.device)
+        generator.manual_seed(zlib.crc32(repr((d, m, n, scores, seed)).encode()))
+
+        def normal(*shape):
+            t = torch.randn(shape, device=args.device, generator=generator)
+            if scores == "outliers":  # N(0, 1) and one in a thousand 100 times as large
+                t = t * torch.where(torch.rand(shape, device=args.device, generator=generator) < 1e-3, 100.0, 1.0)
+            return t
+
+        def tokens_major():
+            return normal(batch, n, heads * d).to(dtype).unflatten(-1, (heads, d)).transpose(1, 2)
+
+        spread = 1.0 if scores == "outliers" else scores / math.sqrt(d) / scale
+        self.q = (normal(*((heads, m, d) if shared else (batch, heads, m, d))) * spread).to(dtype)
+        self.k, self.v, self.grad = tokens_major(), tokens_major(), tokens_major()
+        self.batch = batch
+
+    def batched_q(self, dtype):
+        q = self.q.to(dtype)
+        return q.expand(self.batch, *q.shape) if q.dim() == 3 else q
+
+    def __str__(self):
+        name = [k for k, v in DTYPES.items() if v == self.dtype][0]
+        return f"D={self.d:<2} M={self.m:<3} N={self.n:<5} {name} scores={self.scores!s:<8} scale={self.scale:<5g}"
+
+
+def run_ours(ops, case):
+    y, z, lse_encode, lse_decode = ops.mixer_forward(case.q, case.k, case.v, case.scale)
+    grads = ops.mixer_backward(case.grad, case.q, case.k, case.v, y, z, lse_encode, lse_decode, case.scale)
+    return dict(zip(TENSORS, (y, z, *grads))), (lse_encode, lse_decode)
+
+
+def run_reference(case):
+    """Exact values; for each tensor the sums of magnitudes that cancel in it, and the same with each weight P times |x|."""
+    q = case.batched_q(torch.float64)
+    k, v, g = case.k.double(), case.v.double(), case.grad.double()
+    s = case.scale
+    x = s * (q @ k.transpose(-1, -2))  # [B, H, M, N]
+    encode, decode = torch.softmax(x, -1), torch.softmax(x, -2)
+    lse = torch.logsumexp(x, -1), torch.logsumexp(x, -2)
+    z = encode @ v
+    y = decode.transpose(-1, -2) @ z
+    dz = decode @ g
+    d_encode, d_decode = dz @ v.transpose(-1, -2), z @ g.transpose(-1, -2)
+    delta_encode = (dz * z).sum(-1).unsqueeze(-1)  # [B, H, M, 1]
+    delta_decode = (g * y).sum(-1).unsqueeze(-2)  # [B, H, 1, N]
+    ds = encode * (d_encode - delta_encode) + decode * (d_decode - delta_decode)
+
+    def latents(t):
+        return t.sum(0) if case.q.dim() == 3 else t
+
+    def magnitudes(encode, decode):
+        size = encode * (d_encode.abs() + delta_encode.abs()) + decode * (d_decode.abs() + delta_decode.abs())
+        sums = dict(
+            y=decode.transpose(-1, -2) @ z.abs(),
+            z=encode @ v.abs(),
+            grad_q=latents(abs(s) * (size @ k.abs())),
+            grad_k=abs(s) * (size.transpose(-1, -2) @ q.abs()),
+            grad_v=encode.transpose(-1, -2) @ (decode @ g.abs()),
+        )
+        return {name: rms(t) for name, t in sums.items()}
+
+    exact = dict(y=y, z=z, grad_q=latents(s * (ds @ k)), grad_k=s * (ds.transpose(-1, -2) @ q), grad_v=encode.transpose(-1, -2) @ dz)
+    return exact, magnitudes(encode, decode), magnitudes(encode * x.abs(), decode * x.abs()), lse
+
+
+def run_sdpa(case):
+    """The yardstick. Returns its results and the name of the backend."""
+    first = SDPBackend.FLASH_ATTENTION
+    if case.q.is_cuda and case.dtype == torch.float32:
+        first = SDPBackend.EFFICIENT_ATTENTION
+    error = None
+    for backend in (first, SDPBackend.MATH):
+        leaves = [case.q.detach().clone(), case.k.contiguous(), case.v.contiguous()]
+        q, k, v = (t.requires_grad_() for t in leaves)
+        batched = q.unsqueeze(0).expand(case.batch, -1, -1, -1).contiguous() if q.dim() == 3 else q
+        try:
+            with sdpa_kernel(backend):
+                z = sdpa(batched, k, v, scale=case.scale)
+                y = sdpa(k, batched, z, scale=case.scale)
+                y.backward(case.grad.contiguous())
+        except RuntimeError as refused:
+            error = refused
+            continue
+        return dict(y=y.detach(), z=z.detach(), grad_q=q.grad, grad_k=k.grad, grad_v=v.grad), backend.name.split("_")[0].lower()
+    raise error
+
+
+def check_empty(case, ours, lse):
+    bad = [name for name in TENSORS if name in ours and largest(ours[name].float()) != 0]
+    if not torch.isneginf(lse[0]).all():
+        bad.append("lse_encode")
+    return bad
+
+
+def check_lse(case, lse, exact):
+    bad = []
+    for name, ours, right in zip(("lse_encode", "lse_decode"), lse, exact):
+        error = ((ours.double() - right).abs() / right.abs().clamp(min=1)).max().item()
+        if not error <= LSE_TOLERANCE[case.dtype]:
+            bad.append(f"{name} off by {error:.2g}")
+    return bad
+
+
+def check_case(ops, case):
+    """(messages of what does not hold, of what nearly does, text of the ratios)."""
+    ours, lse = run_ours(ops, case)
+    again, lse_again = run_ours(ops, case)
+    bad = [f"{name} differs between runs" for name in TENSORS if not same_bits(ours[name], again[name])]
+    bad += [f"lse {i} differs between runs" for i in (0, 1) if not same_bits(lse[i], lse_again[i])]
+    if case.n == 0:
+        return bad + check_empty(case, ours, lse), [], "empty"
+    exact, cancels, cancels_x, exact_lse = run_reference(case)
+    theirs, backend = run_sdpa(case)
+    bad += check_lse(case, lse, exact_lse)
+    ratios, near = [], []
+    for name in TENSORS:
+        e_ours, e_theirs = ours[name].double() - exact[name], theirs[name].double() - exact[name]
+        floor = 2 * UNIT[case.dtype] * cancels[name]
+        rounding = 2 * UNIT[torch.float32] * cancels_x[name]  # of the scores, float32 in every dtype
+        for kind, factor, mine, sdpas in (("rms", 1.5, rms(e_ours), rms(e_theirs)), ("largest", 2, largest(e_ours), largest(e_theirs))):
+            if not mine <= factor * sdpas + floor:
+                message = f"{name} {kind} error {mine:.3g} > {factor} x {sdpas:.3g} + {floor:.2g}"
+                (near if mine <= factor * sdpas + floor + rounding else bad).append(message)
+            if kind == "rms":
+                ratios.append(f"{name} {mine / sdpas:.2f}" if sdpas > 0 else f"{name} {mine:.0e}/0")
+    return bad, near, f"rms/{backend}: " + " ".join(ratios)
+
+
+def same_bits(a, b):
+    kind = torch.int32 if a.dtype == torch.float32 else torch.int16
+    return torch.equal(a.contiguous().view(kind), b.contiguous().view(kind))
+
+
+def check_pooled(ops, args, d, dtype, scores):
+    """rms ratios over enough seeds for 1e5 elements of the smallest tensor (z and grad_q, [B, H, M, D])."""
+    batch, heads, m, n = 4, 4, 64, 1024
+    seeds = math.ceil(1e5 / (batch * heads * m * d))
+    ours_square, theirs_square = dict.fromkeys(TENSORS, 0.0), dict.fromkeys(TENSORS, 0.0)
+    for seed in range(seeds):
+        case = Case(args, d, m, n, dtype, scores, batch=batch, heads=heads, seed=seed + 1, shared=False)
+        ours, _ = run_ours(ops, case)
+        exact, *_ = run_reference(case)
+        theirs, backend = run_sdpa(case)
+        for name in TENSORS:
+            ours_square[name] += rms(ours[name].double() - exact[name]) ** 2
+            theirs_square[name] += rms(theirs[name].double() - exact[name]) ** 2
+    limit = 1.3 if scores != "outliers" and scores <= 3 else 1.5
+    ratios = {name: math.sqrt(ours_square[name] / theirs_square[name]) for name in TENSORS}
+    bad = [f"{name} pooled rms ratio {r:.3f} > {limit}" for name, r in ratios.items() if not r <= limit]
+    return bad, [], f"{seeds} seeds, rms/{backend}: " + " ".join(f"{name} {r:.2f}" for name, r in ratios.items()), case
+
+
+class Report:
+    def __init__(self, strict, verbose):
+        self.strict, self.verbose, self.start = strict, verbose, time.time()
+        self.counts = dict.fromkeys(("ok", "near", "FAIL"), 0)
+
+    def add(self, title, bad, near, detail):
+        state = "FAIL" if bad or (near and self.strict) else "near" if near else "ok"
+        self.counts[state] += 1
+        if state != "ok" or self.verbose:
+            messages = "; ".join(bad + near)
+            print(f"{state:4} {title} {messages + ' | ' if messages else ''}{detail}", flush=True)
+
+    def close(self):
+        checks = sum(self.counts.values())
+        near = f" ({self.counts['near']} of them near)" if self.counts["near"] else ""
+        print(f"{checks - self.counts['FAIL']} of {checks} accuracy checks hold{near} in {time.time() - self.start:.0f} s")
+        return 1 if self.counts["FAIL"] or not checks else 0
+
+
+def score_kind(text):
+    return text if text == "outliers" else float(text)
+
+
+def parse():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--head-dims", type=int, nargs="+", default=[4, 8, 16, 32])
+    p.add_argument("--latents", type=int, nargs="+", default=[1, 16, 17, 64, 128, 512])
+    p.add_argument("--tokens", type=int, nargs="+", default=[0, 1, 63, 64, 65, 4099])
+    p.add_argument("--dtypes", nargs="+", choices=sorted(DTYPES), default=sorted(DTYPES))
+    p.add_argument("--scores", type=score_kind, nargs="+", default=[1.0, 10.0, "outliers"], help="standard deviations, or outliers")
+    p.add_argument("--scales", type=float, nargs="+", default=[1.0], help="the op's scale argument; scores keep their deviation")
+    p.add_argument("--pooled", action="store_true", help="pooled over seeds instead of case by case")
+    p.add_argument("--quick", action="store_true", help="a part of the sweep that still has every value of every parameter, and some pooled checks")
+    p.add_argument("--smoke", action="store_true", help="a handful of small cases")
+    p.add_argument("--strict", action="store_true", help="a near miss fails")
+    p.add_argument("--only-failures", action="store_true", help="print failed checks only")
+    return p.parse_args()
+
+
+def cases(args):
+    product = list(itertools.product(args.head_dims, args.latents, args.tokens, args.dtypes, args.scores, args.scales))
+    if args.smoke:
+        return [c for c in product if c[1] in (1, 17) and c[2] in (0, 1, 65)]
+    if args.quick:  # D is paired with M: each needs a compilation, and that is most of the time
+        position = {d: i for i, d in enumerate(args.head_dims)}
+        return [c for c in product if args.latents.index(c[1]) % len(position) == position[c[0]]]
+    return product
+
+
+def main():
+    args = parse()
+    ops = flarec_test.load()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    report = Report(args.strict, verbose=not args.only_failures)
+    if not args.pooled:
+        for d, m, n, dtype, scores, scale in cases(args):
+            case = Case(args, d, m, n, DTYPES[dtype], scores, scale)
+            report.add(str(case), *check_case(ops, case))
+        # Scales other than 1, where a forgotten one shows, and latents of each batch's own.
+        for dtype, scale, shared in itertools.product(args.dtypes, (args.head_dims[-1] ** -0.5, -0.7, 0.0), (True, False)):
+            case = Case(args, args.head_dims[-1], 17, 65, DTYPES[dtype], 1.0, shared=shared)
+            case.scale = scale
+            report.add(str(case) + (" shared q" if shared else " batched q"), *check_case(ops, case))
+    if args.pooled or args.quick:
+        head_dims = args.head_dims if args.pooled else args.head_dims[1:2]
+        for d, dtype, scores in itertools.product(head_dims, args.dtypes, (0.3, 1.0, 3.0, 7.0, 10.0) if args.pooled else (1.0, 7.0)):
+            bad, near, detail, case = check_pooled(ops, args, d, DTYPES[dtype], scores)
+            report.add(str(case), bad, near, detail)
+    return report.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What the tests of the ops share: the library and a dense reference."""
+
+import atexit
+import os
+import pathlib
+import shutil
+import tempfile
+
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def library_path():
+    """$FLAREC_TORCH_LIBRARY, else what a build in build/ has left."""
+    path = os.environ.get("FLAREC_TORCH_LIBRARY", ROOT / "build/lib/libflarec_torch.so")
+    if not pathlib.Path(path).exists():
+        raise SystemExit(f"{path} does not exist; build it (ninja -C build flarec_torch) or set FLAREC_TORCH_LIBRARY")
+    return str(path)
+
+
+def fresh_cache():
+    """An empty cache for this process and its children: a test must not run what an older compiler has left."""
+    directory = tempfile.mkdtemp(prefix="flarec-test-")
+    os.environ["FLAREC_CACHE_DIR"] = directory
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+
+
+def load():
+    fresh_cache()
+    torch.ops.load_library(library_path())
+    return torch.ops.flarec
+
+
+def dense(q, k, v, scale=1.0):
+    """y, z, lse_encode, lse_decode as the formulas say, in the dtype of the inputs. Differentiable."""
+    x = scale * (q @ k.transpose(-1, -2))  # [B, H, M, N]
+    z = torch.softmax(x, -1) @ v
+    y = torch.softmax(x, -2).transpose(-1, -2) @ z
+    return y, z, torch.logsumexp(x, -1), torch.logsumexp(x, -2)
+
+
+def tokens(b, h, n, d, dtype=torch.float32, device="cpu", generator=None):
+    """[B, H, N, D] as FLARE makes it: a view of [B, N, H * D]."""
+    flat = torch.randn(b, n, h * d, device=device, generator=generator)
+    return flat.to(dtype).unflatten(-1, (h, d)).transpose(1, 2)
