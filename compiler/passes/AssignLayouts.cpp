@@ -118,8 +118,12 @@ struct Propagation {
   void boundary(Operation *parent, BlockArgument a, const Layout &l) {
     if (auto pairs = dyn_cast<tile::PairsOp>(parent)) {
       unsigned ins = pairs.getIns().size();
-      if (a.getArgNumber() < 2 + ins)
-        assign(pairs.getIns()[a.getArgNumber() - 2], l);
+      if (a.getArgNumber() < 2 + ins) {
+        Value in = pairs.getIns()[a.getArgNumber() - 2];
+        if (auto stash = in.getDefiningOp<tile::StashOp>())
+          in = stash.getRegion().front().getTerminator()->getOperand(cast<OpResult>(in).getResultNumber());
+        assign(in, l);
+      }
       else
         tie(pairs.getInits(), pairs.getResults(), pairs.getRegion(), a.getArgNumber() - 2 - ins, 2 + ins, l);
     } else if (auto stream = dyn_cast<tile::StreamOp>(parent)) {

@@ -736,7 +736,9 @@ struct SweepBuilder {
         auto ifOp = scf::IfOp::create(b, loc, ValueRange(inits).drop_back().getTypes(), ok, true);
         for (bool isSafe : {false, true}) {
           OpBuilder::InsertionGuard guard(b);
-          b.setInsertionPointToEnd(isSafe ? ifOp.elseBlock() : ifOp.thenBlock());
+          Block *branch = isSafe ? ifOp.elseBlock() : ifOp.thenBlock();
+          branch->clear(); // an implicit terminator, where there are no results
+          b.setInsertionPointToEnd(branch);
           auto r = emitVersion(isSafe ? safe : fast, isSafe, ArrayRef(carried).drop_back());
           scf::YieldOp::create(b, loc, r);
         }

@@ -85,4 +85,15 @@ def AssignLayouts : Pass<"tile-assign-layouts", "::mlir::ModuleOp"> {
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
 }
 
+def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
+  let summary = "one lane's program in the LLVM dialect with NVVM intrinsics";
+  let description = [{
+    Obeys layouts and configuration. Each tile becomes a list of registers; `tile.stream` a ring of asynchronous
+    copies with one barrier a tile; `tile.pairs` straight-line code. Every kernel is emitted once for each layout
+    class (`_any`: rows of any alignment) and described in the module's `flarec.manifest`.
+  }];
+  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "sm_80, sm_90a or sm_100a">];
+  let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
+}
+
 #endif // FLAREC_PASSES_TD

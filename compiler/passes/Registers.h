@@ -1,0 +1,26 @@
+// Tiles as lists of registers: what the lowerings to every target share.
+#pragma once
+#include "layout/Layout.h"
+#include "passes/LayoutAttr.h"
+#include "tile/Tile.h"
+
+namespace flarec {
+
+/// The registers of one lane (or of the host's one thread, as vectors), block after block of 16 rows or columns.
+using Registers = llvm::SmallVector<mlir::Value>;
+
+inline Layout layoutOf(tile::TileType t) { return fromAttr(t.getLayout()); }
+inline int64_t blocksOf(int64_t n) { return (n + tile::blockSize - 1) / tile::blockSize; }
+
+/// How many times the layout must be repeated to cover the tile.
+inline int64_t blocksOf(tile::TileType t) {
+  Layout l = layoutOf(t);
+  int64_t extent[3] = {1, 1, 1};
+  for (auto *bases : {&l.registers, &l.lanes})
+    for (const Basis &b : *bases)
+      extent[int(b.axis)] += b.step;
+  auto times = [](int64_t size, int64_t covered) { return size ? (size + covered - 1) / covered : 1; };
+  return times(t.getN(), extent[0]) * times(t.getM(), extent[1]);
+}
+
+} // namespace flarec
