@@ -32,11 +32,17 @@ at::Tensor readable(const at::Tensor &t) {
   return t.transpose(1, 2).contiguous().transpose(1, 2);
 }
 
-/// [B, H, rows, D], [B, H, rows], or latents shared by the batch [H, M, D].
-TensorRef reference(const at::Tensor &t, bool shared = false) {
+/// Of [B, H, rows, D], [B, H, rows], or latents shared by the batch [H, M, D].
+TensorRef reference(const at::Tensor &t, const void *data, bool shared) {
   int64_t axis = shared ? 0 : 1; // of the heads
-  return {t.data_ptr(), shared ? 0 : t.stride(0), t.stride(axis),
+  return {const_cast<void *>(data), shared ? 0 : t.stride(0), t.stride(axis),
           t.stride(axis + 1)};
+}
+TensorRef input(const at::Tensor &t, bool shared = false) {
+  return reference(t, t.const_data_ptr(), shared);
+}
+TensorRef result(const at::Tensor &t, bool shared = false) {
+  return reference(t, t.mutable_data_ptr(), shared);
 }
 
 const std::string &targetOf(const at::Device &device) {
@@ -125,9 +131,8 @@ ForwardResults forward(const at::Tensor &q, const at::Tensor &k,
   at::Tensor rq = readable(q), rk = readable(k), rv = readable(v);
   translated([&] {
     launch("mixer_forward", "", shape, k,
-           {reference(rq, shape.sharedLatents), reference(rk), reference(rv),
-            reference(y), reference(z), reference(lseEncode),
-            reference(lseDecode)},
+           {input(rq, shape.sharedLatents), input(rk), input(rv), result(y),
+            result(z), result(lseEncode), result(lseDecode)},
            scale);
   });
   return results;
@@ -158,17 +163,16 @@ BackwardResults backward(const at::Tensor &gradY, const at::Tensor &q,
   at::Tensor rg = readable(gradY), rq = readable(q), rk = readable(k),
              rv = readable(v), ry = readable(y), cz = z.contiguous(),
              ce = lseEncode.contiguous(), cd = lseDecode.contiguous();
-  std::vector<TensorRef> tensors = {
-      reference(rg), reference(rq, shape.sharedLatents),
-      reference(rk), reference(rv),
-      reference(ry), reference(cz),
-      reference(ce), reference(cd)};
+  std::vector<TensorRef> tensors = {input(rg), input(rq, shape.sharedLatents),
+                                    input(rk), input(rv),
+                                    input(ry), input(cz),
+                                    input(ce), input(cd)};
   if (wanted[0])
-    tensors.push_back(reference(gradQ, shape.sharedLatents));
+    tensors.push_back(result(gradQ, shape.sharedLatents));
   if (wanted[1])
-    tensors.push_back(reference(gradK));
+    tensors.push_back(result(gradK));
   if (wanted[2])
-    tensors.push_back(reference(gradV));
+    tensors.push_back(result(gradV));
   translated(
       [&] { launch("mixer_backward", gradients, shape, k, tensors, scale); });
   return results;

@@ -26,6 +26,18 @@ constexpr const char *examples = R"(Examples:
 
 The last line printed is the mean relative L2 error on the test fields.)";
 
+const std::map<std::string, Attention> attentions = {
+    {"flarec", Attention::flarec},
+    {"sdpa", Attention::sdpa},
+    {"sdpa-math", Attention::sdpaMath}};
+
+std::string attentionName(Attention attention) {
+  for (const auto &[name, value] : attentions)
+    if (value == attention)
+      return name;
+  return "";
+}
+
 /// Throws CLI::ValidationError, so that the message comes as for any option.
 torch::Device parseDevice(const std::string &text) {
   std::string allowed = "; allowed are cpu, cuda and cuda:0, cuda:1, …";
@@ -92,8 +104,7 @@ int run(const std::string &data, int64_t resolution,
   fmt::print("{} blocks, C = {}, H = {}, D = {}, M = {}, attention {} on {}\n",
              model.blocks, model.channels, model.heads,
              model.channels / model.heads, model.latents,
-             model.attention == Attention::flarec ? "flarec" : "sdpa",
-             options.device.str());
+             attentionName(model.attention), options.device.str());
   std::fflush(stdout);
   TrainingResult result = trainModel(set, options);
   if (!lossPath.empty())
@@ -123,10 +134,10 @@ int main(int argc, char **argv) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("--device", device, "cpu, cuda or cuda:1");
   app.add_option("--attention", attention,
-                 "Who computes the attention: flarec (fused kernels) or sdpa "
-                 "(PyTorch, called twice)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, Attention>{
-          {"flarec", Attention::flarec}, {"sdpa", Attention::sdpa}}))
+                 "Who computes the attention: flarec (fused kernels), sdpa "
+                 "(PyTorch's, called twice) or sdpa-math (the same without "
+                 "fused kernels)")
+      ->transform(CLI::CheckedTransformer(attentions))
       ->default_str("flarec");
   app.add_option("--blocks", options.model.blocks, "FLARE blocks")
       ->check(CLI::PositiveNumber);
@@ -141,6 +152,9 @@ int main(int argc, char **argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--epochs", options.epochs, "Passes over the training fields")
       ->check(CLI::PositiveNumber);
+  app.add_option("--steps", options.steps,
+                 "Stop after so many steps of the schedule; 0: all epochs")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--seed", options.seed,
                  "Seed of the weights and of the order of samples");
   app.add_option("--lr", options.peakRate, "Highest learning rate")

@@ -12,8 +12,9 @@
 namespace flarec::train {
 
 /// Who computes encode and decode: flarec's fused mixer, or PyTorch's
-/// scaled_dot_product_attention called twice.
-enum class Attention { flarec, sdpa };
+/// scaled_dot_product_attention called twice (with the backend that it chooses,
+/// or its plain formula).
+enum class Attention { flarec, sdpa, sdpaMath };
 
 struct ModelOptions {
   int64_t inputs = 3, outputs = 1;

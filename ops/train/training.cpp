@@ -99,6 +99,11 @@ void checkFinite(const torch::Tensor &losses, int64_t firstStep) {
 } // namespace
 
 TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
+  if (options.model.attention == Attention::sdpaMath) {
+    at::globalContext().setSDPUseFlash(false);
+    at::globalContext().setSDPUseMemEfficient(false);
+    at::globalContext().setSDPUseCuDNN(false);
+  }
   torch::manual_seed(options.seed);
   FlareModel model(options.model);
   model->to(options.device);
@@ -115,15 +120,19 @@ TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
   cycle.peakRate = options.peakRate;
   cycle.totalSteps = stepsPerEpoch * options.epochs;
 
+  int64_t steps = options.steps ? std::min(options.steps, cycle.totalSteps)
+                                : cycle.totalSteps;
+
   TrainingResult result;
-  Progress progress(options.epochs, cycle.totalSteps, options.batch);
-  torch::Tensor epochLosses = torch::empty(
-      {stepsPerEpoch}, torch::dtype(torch::kFloat32).device(options.device));
+  Progress progress(options.epochs, steps, options.batch);
   int64_t step = 0;
-  for (int64_t epoch = 1; epoch <= options.epochs; ++epoch) {
+  for (int64_t epoch = 1; step < steps; ++epoch) {
+    int64_t count = std::min(stepsPerEpoch, steps - step);
+    torch::Tensor epochLosses = torch::empty(
+        {count}, torch::dtype(torch::kFloat32).device(options.device));
     torch::Tensor order =
         torch::randperm(train.count(), torch::kInt64).to(options.device);
-    for (int64_t i = 0; i < stepsPerEpoch; ++i, ++step) {
+    for (int64_t i = 0; i < count; ++i, ++step) {
       torch::Tensor pick =
           order.slice(0, i * options.batch,
                       std::min((i + 1) * options.batch, train.count()));
@@ -144,9 +153,9 @@ TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
     torch::Tensor losses = epochLosses.cpu();
     progress.show(epoch, step, losses.mean().item<double>(),
                   cycle.rate(step - 1), true);
-    checkFinite(losses, step - stepsPerEpoch);
+    checkFinite(losses, step - count);
     result.losses.insert(result.losses.end(), losses.data_ptr<float>(),
-                         losses.data_ptr<float>() + stepsPerEpoch);
+                         losses.data_ptr<float>() + count);
   }
   fmt::print("trained {} steps in {:.1f} s\n", step, progress.elapsed());
   result.testError = testError(model, data, test, options.batch);

@@ -12,6 +12,7 @@ struct TrainingOptions {
   ModelOptions model;
   torch::Device device = torch::kCPU;
   int64_t batch = 8, epochs = 15;
+  int64_t steps = 0; // stop after so many; 0: all. The schedule is that of all.
   uint64_t seed = 0;
   double peakRate = 1e-3, weightDecay = 1e-5, clip = 1.0;
 };

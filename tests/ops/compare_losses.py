@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Do the first losses of flarec and SDPA agree as closely as two of SDPA's backends do?
+
+Trains the same model with `--attention flarec`, `sdpa` and `sdpa-math` from the same seeds and compares the losses step by
+step. Rounding errors grow from step to step, in all three alike, so the yardstick is the difference of the two SDPAs: over
+all seeds, the root mean square of flarec's relative difference from sdpa must be at most twice that of sdpa-math's.
+
+  compare_losses.py --device cuda --data ../shared/data/darcy
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+import flarec_test
+
+PROGRAM = os.environ.get("FLAREC_TRAIN", str(flarec_test.ROOT / "build/bin/flare-train"))
+
+
+def losses(args, attention, seed):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "losses.txt"
+        command = [PROGRAM, "--data", args.data, "--device", args.device, "--attention", attention, "--seed", str(seed)]
+        command += ["--steps", str(args.steps), "--losses", str(path), "--threads", str(args.threads)]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            sys.exit(run.stderr)
+        return np.loadtxt(path)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", default="synthetic")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--seeds", type=int, default=5)
+    p.add_argument("--steps", type=int, default=50)
+    p.add_argument("--threads", type=int, default=0)
+    args = p.parse_args()
+    flarec_test.fresh_cache()
+    ours, theirs = [], []
+    for seed in range(args.seeds):
+        sdpa = losses(args, "sdpa", seed)
+        ours.append(losses(args, "flarec", seed) / sdpa - 1)
+        theirs.append(losses(args, "sdpa-math", seed) / sdpa - 1)
+        print(f"seed {seed}: largest relative difference from sdpa in {args.steps} losses: "
+              f"flarec {np.abs(ours[-1]).max():.1e}, sdpa-math {np.abs(theirs[-1]).max():.1e}", flush=True)
+    rms = lambda x: float(np.sqrt(np.mean(np.square(x))))
+    ratio = rms(ours) / rms(theirs)
+    print(f"root mean square: flarec {rms(ours):.1e}, sdpa-math {rms(theirs):.1e}, ratio {ratio:.2f} (at most 2)")
+    return 0 if ratio <= 2 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
