@@ -24,11 +24,11 @@ StringRef reducedPipeline() {
   // undoes balanced reduction trees), no PRE (it lengthens live ranges across
   // hand-placed stages).
   return "always-inline,globaldce,"
-         "function(sroa<modify-cfg>,early-cse<memssa>,instcombine,"
+         "function(sroa<modify-cfg>,early-cse<memssa>,instcombine<no-verify-fixpoint>,"
          "simplifycfg,loop(loop-rotate<header-duplication>),"
          "loop-mssa(licm<allowspeculation>),"
-         "gvn<no-pre;no-load-pre;no-split-backedge-load-pre>,instcombine,"
-         "dse,adce,simplifycfg,instcombine),globaldce";
+         "gvn<no-pre;no-load-pre;no-split-backedge-load-pre>,instcombine<no-verify-fixpoint>,"
+         "dse,adce,simplifycfg,instcombine<no-verify-fixpoint>),globaldce";
 }
 
 namespace detail {
@@ -67,7 +67,7 @@ Error optimise(Module &module, TargetMachine &machine, Pipeline pipeline) {
         LoopUnrollOptions(/*OptLevel=*/2, /*OnlyWhenForced=*/true)));
     unroll.addPass(SROAPass(SROAOptions::ModifyCFG));
     if (Error error = builder.parsePassPipeline(
-            unroll, "instcombine,simplifycfg,early-cse<memssa>,adce"))
+            unroll, "instcombine<no-verify-fixpoint>,simplifycfg,early-cse<memssa>,adce"))
       return error;
     passes.addPass(createModuleToFunctionPassAdaptor(std::move(unroll)));
   }

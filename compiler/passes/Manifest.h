@@ -12,11 +12,11 @@ public:
 
   void beginFunction(tile::ProgramOp program) {
     using namespace llvm;
-    function = json::Object{{"name", program.getSymName()}};
+    function = json::Object{{"name", program.getSymName().str()}};
     json::Array tensors, scalars;
     for (auto [i, attr] : enumerate(program.getTensors())) {
       auto dict = mlir::cast<mlir::DictionaryAttr>(attr);
-      auto text = [&](StringRef key) { return dict.getAs<mlir::StringAttr>(key).getValue(); };
+      auto text = [&](StringRef key) { return dict.getAs<mlir::StringAttr>(key).str(); }; // owned: json keeps references otherwise
       auto t = mlir::dyn_cast<flare::FlareTensorType>(program.getRegion().getArgument(i).getType());
       if (!t) {
         scalars.push_back(json::Object{{"name", text("name")}, {"type", "f32"}});
@@ -37,7 +37,7 @@ public:
   }
 
   /// `any`: the kernel's form for rows of any alignment, if it has one.
-  void addKernel(tile::ProgramOp program, tile::KernelOp kernel, llvm::StringRef symbol, int64_t threads, int64_t shared, llvm::StringRef any,
+  void addKernel(tile::ProgramOp program, tile::KernelOp kernel, const std::string &symbol, int64_t threads, int64_t shared, const std::string &any,
                  int64_t rowsPerMerge = 32) {
     using namespace llvm;
     json::Object k{{"symbol", symbol}, {"threads", threads}, {"shared", shared}, {"code", 0}, {"sweep", kernel.getSweep()}};

@@ -1,0 +1,25 @@
+// The pipeline as text.
+#include "driver/Pipeline.h"
+
+using namespace flarec;
+
+std::vector<Stage> flarec::pipeline(const PipelineOptions &o) {
+  std::string target = "{target=" + o.target + "}";
+  bool host = o.target == "host";
+  std::string flare = o.differentiate ? "flare-differentiate{wanted=" + o.wanted + "}," : "";
+  std::string lower = host ? "tile-to-host" : "tile-to-nvvm" + target;
+  return {
+      {"flare", flare + "flare-expand,flare-simplify"},
+      {"sweeps", "flare-plan-sweeps,flare-share-exponentials,flare-configure" + target},
+      {"tile", "flare-to-tile,tile-assign-layouts" + target + ",cse"},
+      {host ? "vectors" : "nvvm", lower + ",cse,canonicalize,convert-scf-to-cf,convert-cf-to-llvm,convert-arith-to-llvm,"
+                                          "reconcile-unrealized-casts,canonicalize"},
+  };
+}
+
+std::string flarec::pipelineText(const PipelineOptions &o) {
+  std::string text;
+  for (const Stage &s : pipeline(o))
+    text += (text.empty() ? "" : ",") + s.passes;
+  return "builtin.module(" + text + ")";
+}
