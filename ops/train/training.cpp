@@ -1,6 +1,7 @@
 //===- training.cpp - the training loop -----------------------------------===//
 #include "training.h"
 
+#include "optimiser.h"
 #include "schedule.h"
 
 #include <fmt/format.h>
@@ -57,13 +58,6 @@ private:
   Clock::time_point start = Clock::now(), lastLine = start;
 };
 
-void setRate(torch::optim::AdamW &optimizer, double rate, double momentum) {
-  for (auto &group : optimizer.param_groups()) {
-    auto &options = static_cast<torch::optim::AdamWOptions &>(group.options());
-    options.lr(rate).betas({momentum, std::get<1>(options.betas())});
-  }
-}
-
 /// In the targets' own units.
 torch::Tensor predict(FlareModel &model, const DataSet &data,
                       const torch::Tensor &inputs) {
@@ -112,9 +106,7 @@ TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
   Samples test{data.test.inputs.to(options.device),
                data.test.targets.to(options.device)};
 
-  torch::optim::AdamW optimizer(model->parameters(),
-                                torch::optim::AdamWOptions(options.peakRate)
-                                    .weight_decay(options.weightDecay));
+  AdamW optimiser(model->parameters(), options.weightDecay);
   int64_t stepsPerEpoch = (train.count() + options.batch - 1) / options.batch;
   OneCycle cycle;
   cycle.peakRate = options.peakRate;
@@ -136,15 +128,14 @@ TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
       torch::Tensor pick =
           order.slice(0, i * options.batch,
                       std::min((i + 1) * options.batch, train.count()));
-      setRate(optimizer, cycle.rate(step), cycle.momentum(step));
-      optimizer.zero_grad();
+      optimiser.zeroGradients();
       torch::Tensor prediction =
           predict(model, data, train.inputs.index_select(0, pick));
       torch::Tensor loss =
           relativeL2(prediction, train.targets.index_select(0, pick)).mean();
       loss.backward();
-      torch::nn::utils::clip_grad_norm_(model->parameters(), options.clip);
-      optimizer.step();
+      optimiser.clipGradients(options.clip);
+      optimiser.step(cycle.rate(step), cycle.momentum(step));
       epochLosses[i].copy_(loss.detach());
       if (progress.due())
         progress.show(epoch, step + 1, loss.item<double>(), cycle.rate(step),
