@@ -1,4 +1,5 @@
 //===- autograd.cpp - how the ops are differentiated ----------------------===//
+#include "ahead.h"
 #include "flarec/ops.h"
 #include "results.h"
 
@@ -30,6 +31,11 @@ struct MixerFunction : torch::autograd::Function<MixerFunction> {
                                const at::Tensor &k, const at::Tensor &v,
                                double scale) {
     at::AutoDispatchBelowADInplaceOrView below;
+    std::string gradients;
+    for (auto [name, input] : {std::pair{'q', &q}, {'k', &k}, {'v', &v}})
+      if (input->requires_grad())
+        gradients += name;
+    GradientsAhead ahead(gradients);
     auto [y, z, lseEncode, lseDecode] = mixerForward(q, k, v, scale);
     ctx->save_for_backward({q, k, v, y, z, lseEncode, lseDecode});
     ctx->saved_data["scale"] = scale;

@@ -4,6 +4,7 @@
 // and launches them where the tensors are.
 //
 //===----------------------------------------------------------------------===//
+#include "ahead.h"
 #include "results.h"
 
 #include "flarec/device.h"
@@ -130,7 +131,7 @@ ForwardResults forward(const at::Tensor &q, const at::Tensor &k,
   }
   at::Tensor rq = readable(q), rk = readable(k), rv = readable(v);
   translated([&] {
-    launch("mixer_forward", "", shape, k,
+    launch("mixer_forward", gradientsAhead, shape, k,
            {input(rq, shape.sharedLatents), input(rk), input(rv), result(y),
             result(z), result(lseEncode), result(lseDecode)},
            scale);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The ops in eager mode: values, gradients, layouts, edge cases, messages. Accuracy proper is accuracy.py's business."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -284,6 +285,28 @@ class Layouts(TestCase):
         ops.mixer(q, k, v).sum().backward()
         for a, b in zip(before, (q, k, v)):
             self.assertTrue(torch.equal(a, b))
+
+
+@unittest.skipUnless("double" in os.environ.get("FLAREC_COMPILER_LIBRARY", ""), "only the stand-in counts")
+class Compilations(TestCase):
+    def count(self):
+        return ctypes.CDLL(os.environ["FLAREC_COMPILER_LIBRARY"]).flarec_double_calls()
+
+    def test_training_compiles_once_and_new_shapes_never(self):
+        before = self.count()
+        for b, h, n in ((2, 3, 33), (1, 4, 50), (3, 1, 1)):
+            q, k, v = inputs(b=b, h=h, n=n, m=29, requires_grad=True)
+            ops.mixer(q, k, v, 0.5).sum().backward()
+            ops.mixer(q, k.contiguous(), v.contiguous()).sum().backward()
+        self.assertEqual(self.count() - before, 1)
+        with torch.no_grad():
+            ops.mixer(q, k, v)
+        self.assertEqual(self.count() - before, 2)
+
+    def test_no_tokens_need_no_kernels(self):
+        before = self.count()
+        ops.mixer(*inputs(n=0, m=31))
+        self.assertEqual(self.count(), before)
 
 
 class Edges(TestCase):
