@@ -30,6 +30,8 @@ struct Demand {
   int64_t weights = 0;      // contractions of pairs
   int64_t columnState = 0;  // contractions over n beside contractions over m
   int64_t attends = 0;
+  int64_t vectors = 0;      // latent numbers that meet pairs elementwise
+  int64_t tokenTensors = 0;
 };
 
 Demand measure(flare::SweepOp sweep) {
@@ -63,10 +65,14 @@ Demand measure(flare::SweepOp sweep) {
     } else if (auto a = dyn_cast<flare::AttendOp>(op)) {
       ++d.attends;
       contracts(a.getOver(), a.getX());
+    } else if (isa<flare::AddOp, flare::SubOp, flare::MulOp>(op) && typeOf(op->getResult(0)).isPair()) {
+      for (Value v : op->getOperands())
+        d.vectors += typeOf(v).getLatents() && !typeOf(v).getTokens();
     } else if (auto s = dyn_cast<flare::SumOp>(op); s && s.getOver() != Index::d) {
       contracts(s.getOver(), s.getA());
     }
   });
+  d.tokenTensors = tokens.size();
   for (Value v : tokens) {
     auto t = typeOf(v);
     int64_t size = t.getElement().getIntOrFloatBitWidth() / 8;
@@ -89,61 +95,74 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     });
   }
 
+  /// Registers of a lane as ptxas was seen to need them for these kernels (tests/ptx holds the budgets): a fixed part, and so many
+  /// for each block of 16 rows. From them follow the threads of a block and the blocks of an SM: 2 × 256 threads leave 128 registers,
+  /// 3 × 128 leave 168, 2 × 128 leave 255.
   tile::ConfigAttr gpu(const Demand &d) {
     MLIRContext *ctx = &getContext();
     auto text = [&](StringRef s) { return StringAttr::get(ctx, s); };
-    int64_t units = roundUp(d.channels, 8) / 8, wide = d.half ? 1 : 2;
-    int64_t latents = roundUp(d.latents, 16);
+    int64_t units = roundUp(d.channels, 8) / 8, latents = roundUp(d.latents, 16);
     int64_t multiprocessors = target == "sm_80" ? 108 : target == "sm_100a" ? 148 : 132;
-    int64_t tile = 64, heads, groups = 1, workers = 1, workerRows, stages = 3, minBlocks = 2;
-    int64_t sharedBudget = (target == "sm_80" ? 160 : 220) * 1024;
+    int64_t shared = (target == "sm_80" ? 160 : 220) * 1024;
+    int64_t tile = 64, heads, groups = 1, workers, workerRows, stages = 3, unroll = 0, fixed, perBlock;
+    // The three classes of registers.
+    int64_t warps = 8, minBlocks = 2;
+    auto classify = [&](int64_t registers) {
+      warps = registers <= 104 ? 8 : 4;
+      minBlocks = registers <= 104 ? 2 : registers <= 160 ? 3 : 2;
+    };
     StringRef park = "shared";
+    int64_t parked = 0; // bytes a head
     if (!d.contractsLatents) {
-      // Registers of 16 latents: operands of scores, accumulators, sums and references.
-      int64_t perBlock = units * wide * 2 * d.scoreTerms + units * 4 * d.weights + 6 * d.attends;
-      int64_t most = std::max<int64_t>(1, (d.half ? 116 : 96) / perBlock);
-      workerRows = 16 * std::min<int64_t>(most, latents / 16);
-      int64_t needed = (latents + workerRows - 1) / workerRows;
-      workers = std::min<int64_t>(needed, 8);
-      // Even shares: no worker without latents.
-      groups = (needed + workers - 1) / workers;
-      workers = (needed + groups - 1) / groups;
+      // Operands of scores (split in two, f32 ones as TF32), accumulators, sums and references.
+      perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + 6 * d.attends + 2 * d.vectors;
+      fixed = d.half ? 44 + 12 * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
+      int64_t most = std::max<int64_t>(1, ((d.half ? 160 : 190) - fixed) / perBlock);
+      int64_t needed = (latents / 16 + most - 1) / most; // workers over all
+      workers = needed;
+      while (workers > 4) { // even shares: no worker without latents
+        groups *= 2;
+        workers = (needed + groups - 1) / groups;
+      }
       workerRows = roundUp((latents + workers * groups - 1) / (workers * groups), 16);
-      heads = workers >= 5 ? 1 : workers >= 3 ? 2 : workers == 2 ? 4 : 8;
+      classify(fixed + perBlock * workerRows / 16);
+      heads = std::max<int64_t>(1, warps / workers);
     } else {
-      // Latent operands of a head parked in shared memory: about one tile for each score term and weight.
-      int64_t perHead = latents * units * 16 * wide * (d.scoreTerms + d.weights);
-      workerRows = d.columnState ? 16 : 32;
-      if (units * wide * (d.scoreTerms + d.weights) > 24)
-        workerRows = 16;
+      workerRows = d.columnState || d.weights > 1 || units > 2 ? 16 : 32;
+      fixed = d.weights > 1 ? (d.half ? 100 : 130) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
+      if (d.columnState)
+        fixed += latents * units * 8 / 32;
+      classify(fixed);
+      unroll = d.columnState || d.weights > 1 ? 1 : 2;
+      parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights) + latents * 8;
       heads = 4;
-      while (heads > 1 && heads * perHead > 64 * 1024)
+      while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)
         heads /= 2;
-      workers = 8 / heads;
-      if (perHead > 150 * 1024)
+      while (minBlocks > 1 && heads * parked * minBlocks > shared * 3 / 4)
+        --minBlocks;
+      if (parked > shared * 3 / 4) {
         park = "none";
-      if (perHead > 64 * 1024)
-        minBlocks = 1;
+        parked = 0;
+      }
+      workers = warps / heads;
       tile = workers * workerRows;
-      if (park == "shared")
-        sharedBudget -= heads * perHead * minBlocks;
     }
-    // The ring of staged tokens.
-    auto ring = [&] { return stages * tile * (heads * d.tokenBytes + 64) * minBlocks; };
-    while (ring() > sharedBudget && stages > 2)
+    // The ring of staged tokens takes what is left.
+    auto ring = [&] { return (stages * tile * (heads * d.tokenBytes + 32 * d.tokenTensors) + heads * parked) * minBlocks; };
+    while (ring() > shared && stages > 2)
       --stages;
-    while (ring() > sharedBudget && tile > 16 && !d.contractsLatents)
+    while (ring() > shared && tile > 16 && !d.contractsLatents)
       tile /= 2;
-    while (ring() > sharedBudget && minBlocks > 1)
-      --minBlocks;
-    while (ring() > sharedBudget && d.contractsLatents && workers > 1) {
+    while (ring() > shared && d.contractsLatents && workers > 1) {
       workers /= 2;
       tile = workers * workerRows;
     }
-    int64_t unroll = d.contractsLatents && !d.columnState ? 4 : 0;
-    return tile::ConfigAttr::get(ctx, d.contractsLatents ? Index::n : Index::m, tile, heads, groups, workers, workerRows,
-                                 stages, unroll, multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text("mufu"), text(park),
-                                 minBlocks);
+    while (ring() > shared && minBlocks > 1)
+      --minBlocks;
+    while (ring() > shared && heads > 1)
+      heads /= 2;
+    return tile::ConfigAttr::get(ctx, d.contractsLatents ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
+                                 multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text("mufu"), text(park), minBlocks);
   }
 };
 } // namespace

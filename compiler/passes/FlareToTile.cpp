@@ -61,6 +61,8 @@ struct Expressions {
   const Storage &storage;
   std::function<Value(Value)> leaf;
   DenseMap<Value, Value> done;
+  Type half;                         // 16-bit type of operands, or null
+  std::function<bool(Value)> rounds; // is this value such an operand?
 
   Type f32() { return b.getF32Type(); }
   TileType like(TileType a, TileType c) {
@@ -95,6 +97,15 @@ struct Expressions {
     return done[v] = b.clone(*v.getDefiningOp(), map)->getResult(0);
   }
 
+  /// A row that pairs are contracted with in 16 bits is rounded here too: the difference of the two products then keeps
+  /// cancelling where it should (Σ_d dz·(v - z) is 0 for v = z).
+  Value asOperand(Value v) {
+    Value t = eval(v);
+    if (!rounds || !rounds(v) || tileType(t).getElement() != f32())
+      return t;
+    return tile::CastOp::create(b, loc, tileType(t).withElement(half), t);
+  }
+
   Value eval(Value v) {
     if (Value known = done.lookup(v))
       return known;
@@ -120,7 +131,7 @@ struct Expressions {
           return element == f32() ? a : tile::CastOp::create(b, loc, tileType(a).withElement(element), a);
         })
         .Case([&](flare::ContractOp op) { // over d: a dot product of rows
-          return reduceChannels(binary<tile::MulOp>(eval(op.getA()), eval(op.getB())));
+          return reduceChannels(binary<tile::MulOp>(asOperand(op.getA()), asOperand(op.getB())));
         })
         .Case([&](flare::SumOp op) { return reduceChannels(eval(op.getA())); })
         .Default([](Operation *) { return Value(); });
@@ -231,6 +242,32 @@ struct SweepBuilder {
   }
 
   //-- Latent operands
+
+  /// Is v a latent value that enters a contraction of pairs rounded to 16 bits?
+  bool isRounded(Value v) {
+    if (!half || !isLatents(v) || formsOf(v).size() != 1)
+      return false;
+    return llvm::any_of(v.getUsers(), [&](Operation *u) {
+      auto dot = dyn_cast<flare::ContractOp>(u);
+      return dot && (isPair(dot.getOut()) || isPair(dot.getA()) || isPair(dot.getB()));
+    });
+  }
+
+  /// 16-bit values scaled by an f32 number would lose in rounding what storing them kept: two addends.
+  SmallVector<Form> formsOf(Value v) {
+    if (!half)
+      return {Form::Wide};
+    Operation *op = v.getDefiningOp();
+    auto stored16 = [&](Value x) { return storage.tensor.count(x) && !typeOf(x).getElement().isF32(); };
+    if (op && isa<flare::ScaleOp, flare::MulOp>(op) &&
+        llvm::any_of(op->getOperands(), [&](Value x) { return typeOf(x) && stored16(x); }))
+      return {Form::High, Form::Low};
+    return {Form::Round};
+  }
+
+  Expressions expressions(OpBuilder &at, std::function<Value(Value)> leaf) {
+    return {at, loc, storage, std::move(leaf), {}, half, [this](Value v) { return isRounded(v); }};
+  }
 
   Value latentLeaf(OpBuilder &at, Value v, Value first, int64_t count) {
     Value t = storage.tensor.lookup(v);
@@ -367,18 +404,6 @@ struct SweepBuilder {
       return slice(v, {over == s.cols ? Role::ColumnWeight : Role::RowWeight, s.half ? Form::Round : Form::Wide});
     }
 
-    /// 16-bit values scaled by an f32 number would lose in rounding what storing them kept: two addends.
-    SmallVector<Form> formsOf(Value v) {
-      if (!s.half)
-        return {Form::Wide};
-      Operation *op = v.getDefiningOp();
-      auto stored16 = [&](Value x) { return s.storage.tensor.count(x) && !typeOf(x).getElement().isF32(); };
-      if (op && isa<flare::ScaleOp, flare::MulOp>(op) &&
-          llvm::any_of(op->getOperands(), [&](Value x) { return typeOf(x) && stored16(x); }))
-        return {Form::High, Form::Low};
-      return {Form::Round};
-    }
-
     TileType pairType(Type e) { return s.tileOf(tile::blockSize, tile::blockSize, 0, e); }
 
     //- Pairs as sums of contractions and vectors
@@ -419,7 +444,7 @@ struct SweepBuilder {
         SmallVector<Value> as, bs;
         for (flare::ContractOp dot : t.products) {
           Value x = dot.getA(), y = dot.getB();
-          auto fx = formsOf(x), fy = formsOf(y);
+          auto fx = s.formsOf(x), fy = s.formsOf(y);
           for (Form f : fx)
             for (Form g : fy) {
               if (f == Form::Low && g == Form::Low)
@@ -560,7 +585,7 @@ struct SweepBuilder {
   SmallVector<Value> emitVersion(Region &region, bool safe, ValueRange carried) {
     Version v(*this, region, safe, b);
     for (auto &e : v.tokens)
-      e = std::make_unique<Expressions>(Expressions{rows == Index::n ? b : v.inner, loc, storage, [&](Value x) { return v.tokenLeaf(x); }, {}});
+      e = std::make_unique<Expressions>(expressions(rows == Index::n ? b : v.inner, [&](Value x) { return v.tokenLeaf(x); }));
 
     // All reductions of pairs that the yields need.
     SmallVector<Operation *> ops = carriedReductions(region);
@@ -626,7 +651,7 @@ struct SweepBuilder {
       if (Value f = finished.lookup(x))
         return f;
       return v.tokenLeaf(x);
-    }, {}};
+    }, {}, {}, {}};
     Value at;
     for (auto [i, y] : llvm::enumerate(region.front().getTerminator()->getOperands())) {
       if (!isTokens(y))
@@ -667,10 +692,10 @@ struct SweepBuilder {
     Region &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
 
     for (auto &e : prologue)
-      e = std::make_unique<Expressions>(Expressions{prologueBuilder, loc, storage, [this](Value v) {
+      e = std::make_unique<Expressions>(expressions(prologueBuilder, [this](Value v) {
         return latentLeaf(prologueBuilder, v, origin, rowCount());
-      }, {}});
-    Expressions numbers{b, loc, storage, {}, {}};
+      }));
+    Expressions numbers{b, loc, storage, {}, {}, {}, {}};
     Value factor;
     SmallVector<std::pair<Value, Value>> guards;
     if (versioned) {
@@ -694,9 +719,9 @@ struct SweepBuilder {
       Value first = stashBody->addArgument(b.getIndexType(), loc);
       stashBuilder.setInsertionPointToStart(stashBody);
       for (auto &e : parked)
-        e = std::make_unique<Expressions>(Expressions{stashBuilder, loc, storage, [this, first](Value v) {
+        e = std::make_unique<Expressions>(expressions(stashBuilder, [this, first](Value v) {
           return latentLeaf(stashBuilder, v, first, tile::blockSize);
-        }, {}});
+        }));
       workerRow = tile::WorkerRowOp::create(b, loc);
     }
 
@@ -924,7 +949,7 @@ struct ProgramBuilder {
       if (Value t = storage.tensor.lookup(v); t && (isa<BlockArgument>(v) || v.getDefiningOp<flare::SweepOp>()))
         return tile::LoadOp::create(k, loc, tileOf(typeOf(v)), t, at);
       return {};
-    }, {}};
+    }, {}, {}, {}};
     llvm::SetVector<Value> stores;
     for (Value r : sweep.getResults())
       if (isLatents(r) && storage.tensor.count(r))

@@ -82,10 +82,24 @@ struct Reassociate : OpRewritePattern<MulOp> {
 /// f·(t - u) → f·t - f·u, and f·Σ_d a·b → Σ_d (f·a)·b
 struct SinkScale : OpRewritePattern<MulOp> {
   using OpRewritePattern::OpRewritePattern;
+
+  /// The same for a dot product of rows, f·Σ_d a·b without pairs: it shares f·a with the pairs' contraction, rounded alike.
+  LogicalResult dotOfRows(MulOp op, PatternRewriter &r) const {
+    for (auto [f, t] : {std::pair(op.getA(), op.getB()), std::pair(op.getB(), op.getA())}) {
+      auto dot = t.getDefiningOp<ContractOp>();
+      if (!dot || dot.getOver() != Index::d || indices(f) != indices(t))
+        continue;
+      Value scaled = MulOp::create(r, op.getLoc(), f, dot.getA());
+      r.replaceOpWithNewOp<ContractOp>(op, scaled, dot.getB(), Index::d);
+      return success();
+    }
+    return failure();
+  }
+
   LogicalResult matchAndRewrite(MulOp op, PatternRewriter &r) const override {
     auto [t, f] = pairTimesFactor(op.getOut());
     if (!t)
-      return failure();
+      return dotOfRows(op, r);
     if (auto sub = t.getDefiningOp<SubOp>()) {
       Value x = MulOp::create(r, op.getLoc(), f, sub.getA()), y = MulOp::create(r, op.getLoc(), f, sub.getB());
       r.replaceOpWithNewOp<SubOp>(op, x, y);
