@@ -3,6 +3,7 @@
 #include "codegen/Ptxas.h"
 #include "driver/Pipeline.h"
 #include "driver/Version.h"
+#include "flarec/compiler.h"
 #include "flare/Flare.h"
 #include "passes/Passes.h"
 #include "tile/Tile.h"
@@ -20,12 +21,15 @@
 #include "mlir/Pass/PassRegistry.h"
 #include "mlir/Tools/mlir-opt/MlirOptMain.h"
 #include "mlir/Transforms/Passes.h"
+#include "llvm/AsmParser/Parser.h"
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/Module.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/JSON.h"
+#include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/SHA256.h"
+#include "llvm/Support/SourceMgr.h"
 #include <chrono>
 #include <mutex>
 
@@ -73,8 +77,40 @@ std::string mixerSource(int64_t d, int64_t m, StringRef type) {
 }
 
 struct Request {
-  std::string text, source, target, config, emit, dump, fromStage, gradients;
+  /// `key` is the hash of the request without the fields that only show or put in (docs/artefact.md, section 4).
+  std::string key, source, sourceName, target, config, emit, dump, fromStage;
+  std::string wanted; // names of arguments, separated by commas
   bool mixer = false, time = false, report = false;
+
+  static std::string hash(StringRef text) {
+    return llvm::toHex(llvm::SHA256::hash(llvm::ArrayRef((const uint8_t *)text.data(), text.size())), true);
+  }
+
+  /// The request as given, byte for byte, unless it has fields beyond those that say what to compile.
+  static std::string keyOf(StringRef text, const llvm::json::Object &o) {
+    if (llvm::all_of(o, [](auto &field) {
+          return llvm::is_contained({"version", "mixer", "source", "gradients", "target", "config"}, field.first.str());
+        }))
+      return hash(text);
+    std::string plain;
+    llvm::raw_string_ostream stream(plain);
+    llvm::json::OStream json(stream);
+    auto copy = [&](const llvm::json::Object &from, StringRef field) {
+      if (auto *value = from.get(field))
+        json.attribute(field, *value);
+    };
+    json.objectBegin();
+    copy(o, "version");
+    if (auto *m = o.getObject("mixer"))
+      json.attributeObject("mixer", [&] {
+        for (StringRef field : {"head_dim", "latents", "dtype", "gradients"})
+          copy(*m, field);
+      });
+    for (StringRef field : {"source", "gradients", "target", "config"})
+      copy(o, field);
+    json.objectEnd();
+    return hash(plain);
+  }
 
   static llvm::Expected<Request> parse(StringRef text) {
     auto json = llvm::json::parse(text);
@@ -84,13 +120,16 @@ struct Request {
     if (!o)
       return error("the request must be a JSON object");
     Request r;
-    r.text = text.str();
+    r.key = keyOf(text, *o);
     auto string = [&](StringRef key) { return o->getString(key).value_or("").str(); };
     r.target = string("target");
     r.config = string("config");
     r.emit = string("emit");
     r.dump = string("dump_stages");
     r.fromStage = string("from_stage");
+    r.sourceName = string("source_name");
+    if (r.sourceName.empty())
+      r.sourceName = "source";
     r.time = o->getBoolean("time").value_or(false);
     r.report = o->getBoolean("report").value_or(false);
     if (!llvm::is_contained({"host", "sm_80", "sm_90a", "sm_100a"}, r.target))
@@ -98,20 +137,25 @@ struct Request {
     if (auto *m = o->getObject("mixer")) {
       int64_t d = m->getInteger("head_dim").value_or(0), latents = m->getInteger("latents").value_or(0);
       StringRef type = m->getString("dtype").value_or("");
-      r.gradients = m->getString("gradients").value_or("").str();
+      StringRef gradients = m->getString("gradients").value_or("");
       if (!llvm::is_contained({4, 8, 16, 32}, d))
         return error("head dimension " + llvm::Twine(d) + " is not supported; use 4, 8, 16 or 32");
       if (latents < 1 || latents > 512)
         return error(llvm::Twine(latents) + " latents are not supported; use 1 to 512");
       if (type != "bf16" && type != "f32")
         return error("dtype '" + type + "' is not supported; use bf16 or f32");
-      if (StringRef(r.gradients).find_first_not_of("qkv") != StringRef::npos)
-        return error("gradients '" + r.gradients + "' must be a subset of qkv");
+      if (gradients.find_first_not_of("qkv") != StringRef::npos)
+        return error("gradients '" + gradients + "' must be a subset of qkv");
+      for (char c : gradients)
+        r.wanted += (r.wanted.empty() ? "" : ",") + std::string(1, c);
       r.mixer = true;
       r.source = mixerSource(d, latents, type);
     } else if (auto s = o->getString("source")) {
       r.source = s->str();
-      r.gradients = string("gradients");
+      r.wanted = string("gradients");
+      // It becomes part of a pipeline's text.
+      if (!llvm::all_of(r.wanted, [](char c) { return llvm::isAlnum(c) || StringRef("_.*,").contains(c); }))
+        return error("gradients '" + r.wanted + "' must be names of arguments, separated by commas, or *");
     } else {
       return error("the request has neither a mixer nor a source");
     }
@@ -122,6 +166,7 @@ struct Request {
 struct Compiler {
   Request request;
   std::string emitted; // the stage that was asked for
+  std::pair<std::string, std::string> replacement; // of one of LLVM's stages: name and text
   std::vector<std::pair<std::string, double>> times;
 
   struct Timer {
@@ -130,6 +175,28 @@ struct Compiler {
     std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
     ~Timer() { c.times.push_back({name, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count()}); }
   };
+
+  static std::vector<std::string> stageNames(ArrayRef<Stage> stages, StringRef target) {
+    std::vector<std::string> names;
+    for (const Stage &s : stages)
+      names.push_back(s.name);
+    names.push_back("llvm");
+    names.push_back(target == "host" ? "asm" : "ptx");
+    return names;
+  }
+
+  static std::string fileName(StringRef stage) {
+    return (stage + (stage == "ptx" ? ".ptx" : stage == "asm" ? ".s" : stage == "llvm" ? ".ll" : ".mlir")).str();
+  }
+
+  /// file:line:column: message.
+  static void describe(llvm::raw_ostream &out, Diagnostic &d) {
+    if (auto at = d.getLocation()->findInstanceOf<FileLineColLoc>())
+      out << at.getFilename().getValue() << ":" << at.getLine() << ":" << at.getColumn() << ": ";
+    out << d;
+    for (Diagnostic &note : d.getNotes())
+      describe(out << "\n  note: ", note);
+  }
 
   /// Shows or dumps a stage's text; true if it was the one asked for.
   llvm::Expected<bool> show(unsigned number, StringRef name, llvm::function_ref<std::string()> text) {
@@ -140,11 +207,7 @@ struct Compiler {
     if (!request.dump.empty()) {
       if (auto ec = llvm::sys::fs::create_directories(request.dump))
         return error("cannot make the folder '" + request.dump + "' for stages: " + ec.message());
-      std::string path = request.dump + "/" + std::to_string(number) + "-" + name.str() + (name == "ptx" || name == "asm" ? "." : name == "llvm" ? ".ll" : ".mlir");
-      if (name == "ptx")
-        path += "ptx";
-      else if (name == "asm")
-        path += "s";
+      std::string path = request.dump + "/" + std::to_string(number) + "-" + fileName(name);
       std::error_code ec;
       llvm::raw_fd_ostream out(path, ec);
       if (ec)
@@ -158,6 +221,41 @@ struct Compiler {
 
   llvm::Expected<std::string> run() {
     registerPasses();
+    PipelineOptions options{request.target, request.mixer || !request.wanted.empty(), request.wanted};
+    std::vector<Stage> stages = pipeline(options);
+    std::vector<std::string> names = stageNames(stages, request.target);
+    if (!request.emit.empty() && !llvm::is_contained(names, request.emit))
+      return error("unknown stage '" + request.emit + "'; for " + request.target + " there are " + llvm::join(names, ", "));
+    // A hand-edited stage replaces everything before it; its name is the file's: 3-tile.mlir or tile.mlir. LLVM's stages say
+    // nothing of launches, so for those the stages before still run, for the manifest.
+    size_t first = 0;
+    std::string source = request.source;
+    if (!request.fromStage.empty()) {
+      auto buffer = llvm::MemoryBuffer::getFile(request.fromStage);
+      if (!buffer)
+        return error("cannot read stage '" + request.fromStage + "': " + buffer.getError().message());
+      auto stage = llvm::find_if(names, [&](StringRef name) { return StringRef(request.fromStage).ends_with(fileName(name)); });
+      if (stage == names.end()) {
+        std::string endings;
+        for (StringRef name : names)
+          endings += (endings.empty() ? "" : ", ") + fileName(name);
+        return error("'" + request.fromStage + "' does not name a stage of " + request.target + "; its name must end in one of " + endings);
+      }
+      size_t index = stage - names.begin();
+      if (!request.emit.empty() && size_t(llvm::find(names, request.emit) - names.begin()) <= index)
+        return error("stage '" + request.emit + "' does not come after the stage that '" + request.fromStage + "' is put in for");
+      if (index < stages.size()) {
+        first = index + 1;
+        source = (*buffer)->getBuffer().str();
+        request.sourceName = request.fromStage;
+      } else if (request.source.empty()) {
+        return error("'" + request.fromStage + "' replaces a stage of a whole compilation: give the mixer's description, or the source, too");
+      } else {
+        replacement = {*stage, (*buffer)->getBuffer().str()};
+      }
+    }
+    if (!request.config.empty() && first > 2)
+      return error("a configuration has no effect on a " + stages[first - 1].name + " stage; give it with an earlier one");
     // Threads of the caller's own run compiles; MLIR starts none (design.md trap 18).
     MLIRContext context(registry(), MLIRContext::Threading::DISABLED);
     context.loadAllAvailableDialects();
@@ -165,40 +263,19 @@ struct Compiler {
     ScopedDiagnosticHandler handler(&context, [&](Diagnostic &d) {
       llvm::raw_string_ostream s(diagnostics);
       if (d.getSeverity() == DiagnosticSeverity::Error)
-        s << (diagnostics.empty() ? "" : "\n") << d.getLocation() << ": " << d;
+        describe(s << (diagnostics.empty() ? "" : "\n"), d);
       return success();
     });
-    auto failure = [&](const llvm::Twine &what) { return error(what + (diagnostics.empty() ? "" : ": " + diagnostics)); };
+    auto failure = [&](const llvm::Twine &what) { return error(what + (diagnostics.empty() ? "" : ":\n" + diagnostics)); };
 
-    PipelineOptions options{request.target, request.mixer || !request.gradients.empty(), ""};
-    for (char c : request.gradients)
-      options.wanted += (options.wanted.empty() ? "" : ",") + std::string(1, c);
-    std::vector<Stage> stages = pipeline(options);
-    // A hand-edited stage replaces everything before it; its name is the file's: 3-tile.mlir or tile.mlir.
-    size_t first = 0;
-    std::string source = request.source;
-    if (!request.fromStage.empty()) {
-      auto buffer = llvm::MemoryBuffer::getFile(request.fromStage);
-      if (!buffer)
-        return error("cannot read stage '" + request.fromStage + "': " + buffer.getError().message());
-      source = (*buffer)->getBuffer().str();
-      bool known = false;
-      for (size_t i = 0; i < stages.size(); ++i)
-        if (StringRef(request.fromStage).contains(stages[i].name + ".mlir")) {
-          first = i + 1;
-          known = true;
-        }
-      if (!known)
-        return error("'" + request.fromStage + "' does not name a stage; the file must end in flare.mlir, sweeps.mlir, tile.mlir or nvvm.mlir");
-    }
     OwningOpRef<ModuleOp> module;
     {
       Timer t{*this, "parse"};
       ParserConfig config(&context);
-      module = parseSourceString<ModuleOp>(source, config, "source");
+      module = parseSourceString<ModuleOp>(source, config, request.sourceName);
     }
     if (!module)
-      return failure("cannot parse the source");
+      return failure("cannot parse " + request.sourceName);
     for (size_t i = first; i < stages.size(); ++i) {
       Timer t{*this, stages[i].name};
       PassManager pm(&context, ModuleOp::getOperationName());
@@ -208,7 +285,7 @@ struct Compiler {
         return error("cannot parse the pipeline of stage " + stages[i].name + ": " + messages);
       if (stages[i].name == "tile" && !request.config.empty())
         if (auto e = configure(*module))
-          return std::move(e);
+          return failure(llvm::toString(std::move(e)));
       if (failed(pm.run(*module)))
         return failure("stage " + stages[i].name + " failed");
       auto done = show(i + 1, stages[i].name, [&] {
@@ -230,19 +307,22 @@ struct Compiler {
     return generate(*module, functions, stages.size());
   }
 
-  /// A configuration given as text goes on every sweep.
+  /// A configuration given as text goes on every sweep with the same rows.
   llvm::Error configure(ModuleOp module) {
     Attribute a = parseAttribute(request.config, module.getContext());
     auto config = dyn_cast_or_null<tile::ConfigAttr>(a);
     if (!config)
       return error("cannot read the configuration '" + request.config + "'; it must be a #tile.config<…>, as --emit sweeps prints it");
-    llvm::Error e = llvm::Error::success();
+    bool fits = false;
     module.walk([&](flare::SweepOp sweep) {
-      auto old = cast<tile::ConfigAttr>(sweep.getConfigAttr());
-      if (old.getRows() == config.getRows())
-        sweep.setConfigAttr(config);
+      auto old = dyn_cast_or_null<tile::ConfigAttr>(sweep.getConfigAttr());
+      if (old && old.getRows() != config.getRows())
+        return;
+      sweep.setConfigAttr(config);
+      fits = true;
     });
-    return e;
+    return fits ? llvm::Error::success()
+                : error("the configuration is for sweeps with rows = " + flare::stringifyIndex(config.getRows()) + ", and there is none");
   }
 
   llvm::Expected<std::string> generate(ModuleOp module, StringRef functions, unsigned number) {
@@ -254,6 +334,18 @@ struct Compiler {
       if (!m)
         return m.takeError();
       llvmModule = std::move(*m);
+    }
+    if (replacement.first == "llvm") {
+      llvm::SMDiagnostic problem;
+      llvmModule = llvm::parseAssemblyString(replacement.second, problem, llvmContext);
+      if (!llvmModule) {
+        std::string message;
+        llvm::raw_string_ostream stream(message);
+        problem.print(nullptr, stream, /*ShowColors=*/false);
+        return error("cannot parse " + request.fromStage + ":\n" + StringRef(message).ltrim(": ").rtrim());
+      }
+    } else if (replacement.first == "asm") {
+      return error("a host library is not assembled from text: edit the llvm stage and put that in");
     }
     auto done = show(number + 1, "llvm", [&] {
       std::string s;
@@ -288,11 +380,16 @@ struct Compiler {
           return p.takeError();
         ptx = std::move(*p);
       }
+      if (replacement.first == "ptx")
+        ptx = replacement.second;
       auto shown = show(number + 2, "ptx", [&] { return ptx; });
       if (!shown)
         return shown.takeError();
       if (*shown)
         return emitted;
+      if (request.report)
+        if (auto e = report(ptx))
+          return std::move(e);
       addBlob(ptx + '\0', llvm::json::Object{{"kind", "ptx"}});
     } else {
       llvm::SmallVector<std::string> symbols;
@@ -320,20 +417,35 @@ struct Compiler {
         auto library = linkShared(*object, symbols);
         if (!library)
           return library.takeError();
+        if (request.report)
+          fprintf(stderr, "%-8s %8zu bytes of machine code and tables\n", name, library->size());
         addBlob(std::move(*library), llvm::json::Object{{"kind", "elf"}, {"isa", name}});
       }
     }
-    if (!request.emit.empty())
-      return error("unknown stage '" + request.emit + "'; known are flare, sweeps, tile, nvvm, llvm and ptx (host: vectors and asm)");
     llvm::json::Object manifest{{"format", 1}, {"compiler", "flarec " + std::string(flarecVersion()) + ", LLVM " + LLVM_VERSION_STRING},
-                                {"key", hex(llvm::SHA256::hash(llvm::ArrayRef((const uint8_t *)request.text.data(), request.text.size())))},
-                                {"target", request.target}, {"code", std::move(code)}, {"functions", std::move(*json)}};
+                                {"key", request.key}, {"target", request.target}, {"code", std::move(code)}, {"functions", std::move(*json)}};
     std::string text;
     llvm::raw_string_ostream(text) << llvm::json::Value(std::move(manifest));
     return pack(text, blobs);
   }
 
-  static std::string hex(const std::array<uint8_t, 32> &h) { return llvm::toHex(h, true); }
+  /// What the assembler makes of the kernels.
+  llvm::Error report(StringRef ptx) {
+    if (!findPtxas()) {
+      fprintf(stderr, "report: there is no ptxas on PATH; `pip install nvidia-cuda-nvcc` has one, and FLAREC_PTXAS may name it or the site-packages\n");
+      return llvm::Error::success();
+    }
+    Timer t{*this, "ptxas"};
+    auto assembled = assemble(ptx, request.target);
+    if (!assembled)
+      return assembled.takeError();
+    fprintf(stderr, "%-40s %9s %12s %12s %12s\n", "kernel", "registers", "spill bytes", "stack bytes", "barriers");
+    for (const KernelReport &k : assembled->kernels)
+      fprintf(stderr, "%-40s %9u %12u %12u %12u\n", k.name.c_str(), k.registers, k.spillStoreBytes + k.spillLoadBytes, k.stackFrameBytes, k.barriers);
+    for (const std::string &w : assembled->warnings)
+      fprintf(stderr, "%s\n", w.c_str());
+    return llvm::Error::success();
+  }
 
   static std::string pack(StringRef manifest, StringRef blobs) {
     std::string payload(8, '\0');
@@ -357,7 +469,7 @@ char *copy(StringRef s) {
 
 } // namespace
 
-extern "C" __attribute__((visibility("default"))) int flarec_compile(const char *text, char **bytes, size_t *size, char **message) {
+int flarec_compile(const char *text, char **bytes, size_t *size, char **message) {
   *bytes = nullptr;
   *size = 0;
   *message = nullptr;
@@ -366,7 +478,7 @@ extern "C" __attribute__((visibility("default"))) int flarec_compile(const char 
     *message = copy(llvm::toString(request.takeError()));
     return 1;
   }
-  Compiler compiler{*request, {}, {}};
+  Compiler compiler{*request, {}, {}, {}};
   auto start = std::chrono::steady_clock::now();
   auto result = compiler.run();
   if (request->time) {
@@ -384,10 +496,21 @@ extern "C" __attribute__((visibility("default"))) int flarec_compile(const char 
   return 0;
 }
 
-extern "C" __attribute__((visibility("default"))) void flarec_free(void *p) { free(p); }
-extern "C" __attribute__((visibility("default"))) const char *flarec_version(void) { return flarecVersion(); }
+void flarec_free(void *p) { free(p); }
+const char *flarec_version(void) { return flarecVersion(); }
 
-extern "C" __attribute__((visibility("default"))) int flarec_opt_main(int argc, char **argv) {
+char *flarec_stages(const char *target, const char *gradients) {
+  if (!llvm::is_contained({"host", "sm_80", "sm_90a", "sm_100a"}, StringRef(target)))
+    return nullptr;
+  std::vector<Stage> stages = pipeline({target, gradients != nullptr, gradients ? gradients : ""});
+  std::vector<std::string> names = Compiler::stageNames(stages, target);
+  std::string text;
+  for (size_t i = 0; i < names.size(); ++i)
+    text += names[i] + "\t" + (i < stages.size() ? stages[i].passes : "") + "\n";
+  return copy(text);
+}
+
+int flarec_opt_main(int argc, char **argv) {
   registerPasses();
   return failed(MlirOptMain(argc, argv, "flarec's pass driver\n", registry()));
 }

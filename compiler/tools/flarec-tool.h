@@ -1,0 +1,32 @@
+// What the parts of the program `flarec` share.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace flarec::tool {
+
+/// The command line contradicts itself: exit code 2.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Each adds a subcommand, which runs when it was asked for.
+void addCompile(CLI::App &app);
+void addInfo(CLI::App &app);
+void addListStages(CLI::App &app);
+
+/// The target to compile for; "native" becomes the first GPU's, or "host".
+/// Throws UsageError.
+std::string resolveTarget(const std::string &name);
+
+/// What is wrong with the target's name; empty: nothing. For CLI11.
+std::string checkTargetName(const std::string &name);
+
+/// 1234567 as 1,234,567.
+std::string grouped(int64_t number);
+
+} // namespace flarec::tool
