@@ -3,18 +3,14 @@
 # every torch of this version, with CUDA or without.
 
 set(FLAREC_TORCH_DIR "" CACHE PATH "Directory of PyTorch (the one with include/ and lib/); empty: ask Python")
-if(NOT FLAREC_TORCH_DIR)
-  find_program(FLAREC_PYTHON NAMES python3
-    PATHS ${CMAKE_SOURCE_DIR}/.venv/bin ${CMAKE_SOURCE_DIR}/../venv/bin NO_DEFAULT_PATH
-    DOC "Python with torch, for the tests of the ops")
-  if(NOT FLAREC_PYTHON)
-    find_program(FLAREC_PYTHON NAMES python3)
-  endif()
-  if(FLAREC_PYTHON)
-    execute_process(
-      COMMAND ${FLAREC_PYTHON} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
-      OUTPUT_VARIABLE flarec_torch_found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-  endif()
+find_program(FLAREC_PYTHON NAMES python3
+  PATHS ${CMAKE_SOURCE_DIR}/.venv/bin ${CMAKE_SOURCE_DIR}/../venv/bin NO_DEFAULT_PATH
+  DOC "Python with torch, for the tests of the ops")
+find_program(FLAREC_PYTHON NAMES python3)
+if(NOT FLAREC_TORCH_DIR AND FLAREC_PYTHON)
+  execute_process(
+    COMMAND ${FLAREC_PYTHON} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+    OUTPUT_VARIABLE flarec_torch_found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   if(flarec_torch_found)
     set(FLAREC_TORCH_DIR ${flarec_torch_found} CACHE PATH "" FORCE)
   endif()
