@@ -1,5 +1,6 @@
 // tile-assign-layouts: which register of which lane holds which element.
 #include "layout/Layout.h"
+#include "passes/HostLayouts.h"
 #include "passes/LayoutAttr.h"
 #include "passes/Passes.h"
 #include "tile/Tile.h"
@@ -171,6 +172,8 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
 
   void runOnOperation() override {
     getOperation().walk([&](tile::KernelOp kernel) {
+      if (target == "host")
+        return assignHostLayouts(kernel);
       Propagation p;
       if (kernel.getKind() == "merge")
         merge(kernel, p);

@@ -24,6 +24,7 @@ int64_t roundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 struct Demand {
   bool contractsLatents = false; // pairs over m: rows are tokens
   bool half = false;             // 16-bit tokens
+  bool safe = false;             // has a safe body with operands of its own
   int64_t latents = 0, channels = 0;
   int64_t tokenBytes = 0;   // staged, a token and head
   int64_t scoreTerms = 0;   // addends of contractions over d, 16-bit counting
@@ -73,6 +74,7 @@ Demand measure(flare::SweepOp sweep) {
     }
   });
   d.tokenTensors = tokens.size();
+  d.safe = sweep.hasSafeBody();
   for (Value v : tokens) {
     auto t = typeOf(v);
     int64_t size = t.getElement().getIntOrFloatBitWidth() / 8;
@@ -115,9 +117,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     int64_t parked = 0; // bytes a head
     if (!d.contractsLatents) {
       // Operands of scores (split in two, f32 ones as TF32), accumulators, sums and references.
-      perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + 6 * d.attends + 2 * d.vectors;
+      perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + (d.half ? 7 : 12) * d.attends + 2 * d.vectors;
       fixed = d.half ? 44 + 12 * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
-      int64_t most = std::max<int64_t>(1, ((d.half ? 160 : 190) - fixed) / perBlock);
+      int64_t most = std::max<int64_t>(1, std::min<int64_t>(6, ((d.half ? 160 : 190) - fixed) / perBlock));
       int64_t needed = (latents / 16 + most - 1) / most; // workers over all
       workers = needed;
       while (workers > 4) { // even shares: no worker without latents
@@ -127,14 +129,15 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       workerRows = roundUp((latents + workers * groups - 1) / (workers * groups), 16);
       classify(fixed + perBlock * workerRows / 16);
       heads = std::max<int64_t>(1, warps / workers);
+      unroll = units >= 4 || !d.attends ? 2 : 0;
     } else {
       workerRows = d.columnState || d.weights > 1 || units > 2 ? 16 : 32;
-      fixed = d.weights > 1 ? (d.half ? 100 : 130) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
+      fixed = d.weights > 1 ? (d.half ? d.columnState ? 145 : 110 : 162) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
       if (d.columnState)
         fixed += latents * units * 8 / 32;
       classify(fixed);
       unroll = d.columnState || d.weights > 1 ? 1 : 2;
-      parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights) + latents * 8;
+      parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
       heads = 4;
       while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)
         heads /= 2;

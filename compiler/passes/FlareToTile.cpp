@@ -31,7 +31,8 @@ bool isTokens(Value v) { return typeOf(v) && typeOf(v).getTokens() && !typeOf(v)
 bool isPair(Value v) { return typeOf(v) && typeOf(v).isPair(); }
 bool isLatents(Value v) { return typeOf(v) && typeOf(v).getLatents() && !typeOf(v).getTokens(); }
 /// Channels as fragments have them: a multiple of 8, the K of the smallest matrix instruction.
-int64_t padded(int64_t d) { return (d + 7) / 8 * 8; }
+/// On the host: a power of two, at least a quarter of a vector.
+int64_t padded(int64_t d, bool host) { return host ? std::max<int64_t>(4, llvm::PowerOf2Ceil(d)) : (d + 7) / 8 * 8; }
 int64_t blocks(int64_t n) { return (n + tile::blockSize - 1) / tile::blockSize; }
 
 /// How an operand is made from its value: f32, rounded to 16 bits, or one of the two addends of a split.
@@ -155,6 +156,7 @@ struct SweepBuilder {
   tile::ConfigAttr config;
   const Storage &storage;
   double limit;
+  bool host;
   Value origin; // first latent of the worker (kernel argument)
   Type half;    // 16-bit operand type, or null: f32 operands
   int64_t latents = 0;
@@ -172,9 +174,9 @@ struct SweepBuilder {
   OpBuilder stashBuilder, prologueBuilder; // prologueBuilder: just before the stream
   SmallVector<Value> stashYields, stashPlaceholders;
 
-  SweepBuilder(OpBuilder &b, flare::SweepOp sweep, const Storage &storage, double limit, Value origin)
+  SweepBuilder(OpBuilder &b, flare::SweepOp sweep, const Storage &storage, double limit, bool host, Value origin)
       : b(b), loc(sweep.getLoc()), sweep(sweep), config(cast<tile::ConfigAttr>(sweep.getConfigAttr())), storage(storage),
-        limit(limit), origin(origin), rows(config.getRows()), cols(tile::columnsOf(rows)), stashBuilder(b.getContext()),
+        limit(limit), host(host), origin(origin), rows(config.getRows()), cols(tile::columnsOf(rows)), stashBuilder(b.getContext()),
         prologueBuilder(b.getContext()) {}
 
   int64_t rowCount() { return config.getWorkerRows(); }
@@ -274,7 +276,7 @@ struct SweepBuilder {
     if (!t)
       return {};
     int64_t d = typeOf(v).getChannels();
-    return tile::LoadOp::create(at, loc, tileOf(0, count, d ? padded(d) : 0, f32()), t, first);
+    return tile::LoadOp::create(at, loc, tileOf(0, count, d ? padded(d, host) : 0, f32()), t, first);
   }
 
   Value toForm(OpBuilder &at, Value t, Form form) {
@@ -557,7 +559,7 @@ struct SweepBuilder {
     int64_t count = kept == rows ? rowCount() : blocks(latents) * tile::blockSize;
     int64_t d = 0;
     if (auto t = typeOf(op->getResult(0)); t.getChannels())
-      d = padded(t.getChannels());
+      d = padded(t.getChannels(), host);
     auto make = [&](int64_t channels) {
       return kept == Index::n ? tileOf(count, 0, channels, f32()) : tileOf(0, count, channels, f32());
     };
@@ -680,7 +682,7 @@ struct SweepBuilder {
     });
     llvm::SetVector<Value> tokens = tokensRead();
     for (Value t : tokens)
-      if (Type e = typeOf(t).getElement(); !e.isF32())
+      if (Type e = typeOf(t).getElement(); !e.isF32() && !host)
         half = e;
     if (tokens.empty())
       return sweep.emitOpError("reads no tokens");
@@ -737,7 +739,7 @@ struct SweepBuilder {
     n0 = block->addArgument(b.getIndexType(), loc);
     for (Value t : tokens) {
       int64_t d = typeOf(t).getChannels();
-      stages[t] = block->addArgument(tile::StageType::get(b.getContext(), config.getTile(), d ? padded(d) : 0, typeOf(t).getElement()), loc);
+      stages[t] = block->addArgument(tile::StageType::get(b.getContext(), config.getTile(), d ? padded(d, host) : 0, typeOf(t).getElement()), loc);
     }
     SmallVector<Value> carried;
     for (Value i : inits)
@@ -792,6 +794,7 @@ struct SweepBuilder {
 struct ProgramBuilder {
   func::FuncOp func;
   double limit;
+  bool host;
   Storage storage;
   tile::ProgramOp program;
   Block *block = nullptr;
@@ -875,7 +878,7 @@ struct ProgramBuilder {
     for (auto [s, sweep] : llvm::enumerate(sweeps)) {
       auto [kernel, kb, origin] = addKernel(b, "sweep", s, cast<tile::ConfigAttr>(sweep.getConfigAttr()));
       OpBuilder builder = kb;
-      if (failed(SweepBuilder(builder, sweep, storage, limit, origin).build(partials[s])))
+      if (failed(SweepBuilder(builder, sweep, storage, limit, host, origin).build(partials[s])))
         return failure();
       if (failed(buildMerge(b, s, sweep, partials[s], ret)))
         return failure();
@@ -918,7 +921,7 @@ struct ProgramBuilder {
     OpBuilder &k = kb;
     DenseMap<Value, Value> merged;
     auto tileOf = [&](FlareTensorType t) {
-      return TileType::get(k.getContext(), 0, 32, t.getChannels() ? padded(t.getChannels()) : 0, k.getF32Type(), {});
+      return TileType::get(k.getContext(), 0, 32, t.getChannels() ? padded(t.getChannels(), host) : 0, k.getF32Type(), {});
     };
     unsigned next = 0;
     DenseMap<Operation *, SmallVector<Value>> byOp;
@@ -1008,7 +1011,7 @@ struct FlareToTile : flarec::impl::FlareToTileBase<FlareToTile> {
   using FlareToTileBase::FlareToTileBase;
   void runOnOperation() override {
     for (func::FuncOp f : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
-      ProgramBuilder p{f, limit};
+      ProgramBuilder p{f, limit, target == "host"};
       if (failed(p.run()))
         return signalPassFailure();
     }

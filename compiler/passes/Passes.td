@@ -42,9 +42,11 @@ def PlanSweeps : Pass<"flare-plan-sweeps", "::mlir::ModuleOp"> {
     From dependences alone: a reduction over tokens is complete only when its sweep ends, so a value's sweep is the number of
     reductions on the longest path to it. Every sweep gets a copy of the pair values it needs. A sweep that contracts over m and
     over n keeps the latter's [m,d] accumulators beside it in registers; where that is more than `joint-limit` elements, or the tensors
-    are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own.
+    are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. On the host they lie in
+    the cache and never do.
   }];
-  let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d to accumulate beside a contraction over m">];
+  let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d to accumulate beside a contraction over m">,
+                 Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
 }
 
 def ShareExponentials : Pass<"flare-share-exponentials", "::mlir::ModuleOp"> {
@@ -72,7 +74,8 @@ def FlareToTile : Pass<"flare-to-tile", "::mlir::ModuleOp"> {
     registers (rows = m) or stashed (rows = n). `flare.attend` is written twice: without a reference where the staged
     tile's scores are bounded, with a running maximum otherwise.
   }];
-  let options = [Option<"limit", "limit", "double", "60.0", "bound on |x| (base 2) for the fast bodies">];
+  let options = [Option<"limit", "limit", "double", "60.0", "bound on |x| (base 2) for the fast bodies">,
+                 Option<"target", "target", "std::string", "\"sm_90a\"", "host (all operands f32), sm_80, sm_90a or sm_100a">];
   let dependentDialects = ["::flarec::tile::TileDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
 
@@ -93,6 +96,16 @@ def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
     class (`_any`: rows of any alignment) and described in the module's `flarec.manifest`.
   }];
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "sm_80, sm_90a or sm_100a">];
+  let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
+}
+
+def TileToHost : Pass<"tile-to-host", "::mlir::ModuleOp"> {
+  let summary = "one thread's program in the LLVM dialect, on vectors of 16 f32";
+  let description = [{
+    One IR for all instruction sets: LLVM cuts vector<16xf32> into what a machine has. Rows lie across lanes, columns in registers and channels
+    too; `tile.stream` goes over the block's heads for every few tiles, so that each cache line is fetched once; `tile.pairs` is a loop over
+    row blocks around a loop over columns. What must outlive a tile lies in scratch memory.
+  }];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
 

@@ -40,6 +40,7 @@ bool reducesPairsOverLatents(Operation *op) {
 struct Planner {
   func::FuncOp func;
   int64_t jointLimit;
+  bool host;
   DenseMap<Value, unsigned> stages;
 
   unsigned stage(Value v) {
@@ -128,7 +129,7 @@ struct Planner {
         wide |= typeOf(o) && !typeOf(o).isPair() && typeOf(o).getElement().isF32();
     }
     bool attends = llvm::any_of(reductions, [](Value v) { return isa<AttendOp>(v.getDefiningOp()); });
-    if (maps.empty() || reductions.empty() || (size <= jointLimit && !wide && !attends))
+    if (maps.empty() || reductions.empty() || (!attends && (host || (size <= jointLimit && !wide))))
       return {SmallVector<Value>(values)};
     return {maps, reductions};
   }
@@ -191,7 +192,7 @@ struct PlanSweeps : flarec::impl::PlanSweepsBase<PlanSweeps> {
   using PlanSweepsBase::PlanSweepsBase;
   void runOnOperation() override {
     for (auto f : getOperation().getOps<func::FuncOp>())
-      if (failed(Planner{f, jointLimit, {}}.run()))
+      if (failed(Planner{f, jointLimit, target == "host", {}}.run()))
         return signalPassFailure();
   }
 };
