@@ -259,6 +259,7 @@ struct Compiler {
     // Threads of the caller's own run compiles; MLIR starts none (design.md trap 18).
     MLIRContext context(registry(), MLIRContext::Threading::DISABLED);
     context.loadAllAvailableDialects();
+    context.printOpOnDiagnostic(false); // an op may hold a whole kernel
     std::string diagnostics;
     ScopedDiagnosticHandler handler(&context, [&](Diagnostic &d) {
       llvm::raw_string_ostream s(diagnostics);

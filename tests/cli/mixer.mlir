@@ -1,0 +1,10 @@
+// A mixer as text: what `flarec compile --head-dim 8 --latents 16 --dtype bf16` builds for itself.
+func.func @attention(%q: !flare.tensor<m=16, d=8, bf16> {flare.name = "q"}, %k: !flare.tensor<n, d=8, bf16> {flare.name = "k"},
+                     %v: !flare.tensor<n, d=8, bf16> {flare.name = "v"}, %scale: f32 {flare.name = "scale"})
+    -> !flare.tensor<n, d=8, bf16> {
+  %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !flare.tensor<m=16, d=8, bf16>, !flare.tensor<n, d=8, bf16>,
+    !flare.tensor<n, d=8, bf16> -> !flare.tensor<m=16, d=8, f32>, !flare.tensor<m=16, f32>
+  %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !flare.tensor<n, d=8, bf16>, !flare.tensor<m=16, d=8, bf16>,
+    !flare.tensor<m=16, d=8, f32> -> !flare.tensor<n, d=8, bf16>, !flare.tensor<n, f32>
+  return %y : !flare.tensor<n, d=8, bf16>
+}
