@@ -487,7 +487,16 @@ struct SweepBuilder {
             return tile::MulOp::create(inner, s.loc, t, x, y);
           })
           .Case([&](flare::NegOp op) { return tile::NegOp::create(inner, s.loc, t, pair(op.getA())); })
-          .Case([&](flare::Exp2Op op) { return tile::Exp2Op::create(inner, s.loc, t, pair(op.getA())); })
+          .Case([&](flare::Exp2Op op) {
+            // What pads the columns has x = 0. Unless what is subtracted is a padding too (0), 2^(0-a) may overflow.
+            Value x = pair(op.getA());
+            if (auto sub = op.getA().getDefiningOp<flare::SubOp>(); sub && !isPair(sub.getB())) {
+              FlareTensorType a = typeOf(sub.getB());
+              if (s.cols == Index::n ? !a.getTokens() : !a.getLatents())
+                x = maskColumns(x, s.cols);
+            }
+            return tile::Exp2Op::create(inner, s.loc, t, x);
+          })
           .Case([&](flare::ScaleOp op) {
             return tile::ScaleOp::create(inner, s.loc, t, pair(op.getA()), tokens[int(Role::Vector)]->scalar(op.getFactor()));
           })

@@ -546,13 +546,17 @@ struct KernelLowering : Emit {
         status = op.emitOpError("cannot contract f32 pairs over rows: there is no transposition of 32-bit fragments");
         return;
       }
-      for (int u = 0; u < units; ++u)
+      // The tensor cores cut off what does not fit an accumulator instead of rounding it, which adds up over a long
+      // contraction. So a block's sum starts at zero and is added by an ordinary, rounding addition.
+      for (int u = 0; u < units; ++u) {
+        Registers sum(4, cf(0));
         for (int half = 0; half < 2; ++half) { // columns 0-7 and 8-15
           auto at = [&](int c1, int r8) { return p[c1 + 2 * r8 + 4 * half]; };
-          Registers r = mmaTf32x3({at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, {w[2 * half + 4 * u], w[1 + 2 * half + 4 * u]},
-                                  ArrayRef(acc).slice(4 * u, 4));
-          std::copy(r.begin(), r.end(), acc.begin() + 4 * u);
+          sum = mmaTf32x3({at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, {w[2 * half + 4 * u], w[1 + 2 * half + 4 * u]}, sum);
         }
+        for (int i = 0; i < 4; ++i)
+          acc[4 * u + i] = fadd(acc[4 * u + i], sum[i]);
+      }
     }
     tiles[op.getOut()] = acc;
   }
