@@ -42,6 +42,7 @@ struct Planner {
   int64_t jointLimit;
   bool host;
   DenseMap<Value, unsigned> stages;
+  DenseMap<Value, bool> cheap;
 
   unsigned stage(Value v) {
     Operation *op = v.getDefiningOp();
@@ -59,14 +60,30 @@ struct Planner {
     return s;
   }
 
-  /// Can v (tokens, no pairs) be had from stored tokens without contracting pairs again?
+  /// Can v be had from stored tokens without contracting pairs over latents again, which costs an exponential a score?
   bool isCheap(Value v) {
     Operation *op = v.getDefiningOp();
     if (!op || !carriesTokens(v))
       return true;
-    if (reducesPairsOverLatents(op))
-      return false;
-    return llvm::all_of(op->getOperands(), [&](Value o) { return isCheap(o); });
+    if (auto it = cheap.find(v); it != cheap.end())
+      return it->second;
+    bool r = !reducesPairsOverLatents(op) && llvm::all_of(op->getOperands(), [&](Value o) { return isCheap(o); });
+    return cheap[v] = r;
+  }
+
+  /// Walks what a sweep of stage `s` computes to make v, and puts costly token values of earlier stages among the roots: they
+  /// are stored there and read here.
+  void storeWhatIsCostly(Value v, unsigned s, std::map<unsigned, llvm::SetVector<Value>> &roots, llvm::DenseSet<Value> &seen) {
+    Operation *op = v.getDefiningOp();
+    if (!op || !seen.insert(v).second)
+      return;
+    if (carriesTokens(v) && !typeOf(v).isPair() && stage(v) < s && !isCheap(v)) {
+      roots[stage(v)].insert(v);
+      return;
+    }
+    for (Value o : op->getOperands())
+      if (carriesTokens(o))
+        storeWhatIsCostly(o, s, roots, seen);
   }
 
   LogicalResult run() {
@@ -85,14 +102,15 @@ struct Planner {
           return func.emitError("returns a pair value; pair values are never stored");
         roots[stage(v)].insert(v);
       }
-    // Token values that a later sweep needs and that cost a contraction over latents are stored.
-    for (Operation &op : body)
-      for (Value r : op.getResults())
-        if (carriesTokens(r) && !typeOf(r).isPair() && reducesPairsOverLatents(&op))
-          for (Operation *user : r.getUsers())
-            for (Value u : user->getResults())
-              if ((carriesTokens(u) || reducesTokens(user)) && stage(u) - (reducesTokens(user) ? 1 : 0) > stage(r))
-                roots[stage(r)].insert(r);
+    // From the last stage to the first: what is stored for a later sweep may need something stored itself.
+    unsigned last = roots.empty() ? 0 : roots.rbegin()->first;
+    for (unsigned s = last; s > 0; --s) {
+      llvm::DenseSet<Value> seen;
+      for (Value v : SmallVector<Value>(roots[s].begin(), roots[s].end()))
+        storeWhatIsCostly(v, s, roots, seen);
+      if (roots[s].empty())
+        roots.erase(s);
+    }
 
     OpBuilder b(ret);
     IRMapping map; // old value → value after planning
