@@ -53,7 +53,7 @@ struct SinkIntoContraction : OpRewritePattern<ContractOp> {
   LogicalResult matchAndRewrite(ContractOp op, PatternRewriter &r) const override {
     for (auto [p, w] : {std::pair(op.getA(), op.getB()), std::pair(op.getB(), op.getA())}) {
       auto [e, f] = pairTimesFactor(p);
-      if (!e || isPair(w) || (indices(f) & ~indices(w)))
+      if (!e || isPair(w) || (indices(f) & ~indices(w)) || !(indices(e) & bit(op.getOver())))
         continue;
       Value scaled = MulOp::create(r, op.getLoc(), f, w);
       r.replaceOpWithNewOp<ContractOp>(op, e, scaled, op.getOver());
@@ -106,7 +106,7 @@ struct SinkScale : OpRewritePattern<MulOp> {
       return success();
     }
     auto dot = t.getDefiningOp<ContractOp>();
-    if (!dot || dot.getOver() != Index::d)
+    if (!dot || dot.getOver() != Index::d || (indices(f) & FlareTensorType::D)) // f's d is not the dot's
       return failure();
     for (auto [a, b] : {std::pair(dot.getA(), dot.getB()), std::pair(dot.getB(), dot.getA())}) {
       if (indices(f) & ~indices(a))
