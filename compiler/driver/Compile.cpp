@@ -277,6 +277,8 @@ struct Compiler {
     }
     if (!module)
       return failure("cannot parse " + request.sourceName);
+    if (first == 0 && module->getOps<func::FuncOp>().empty())
+      return error(request.sourceName + " holds no function; write a func.func on !flare.tensor types, as docs/architecture.md shows");
     for (size_t i = first; i < stages.size(); ++i) {
       Timer t{*this, stages[i].name};
       PassManager pm(&context, ModuleOp::getOperationName());
@@ -302,7 +304,7 @@ struct Compiler {
     }
     auto manifest = (*module)->getAttrOfType<StringAttr>("flarec.manifest");
     if (!manifest)
-      return error("the source holds no flare function");
+      return error(request.sourceName + " holds no flare function");
     std::string functions = manifest.str();
     (*module)->removeAttr("flarec.manifest");
     return generate(*module, functions, stages.size());

@@ -325,7 +325,7 @@ class Mistakes(Case):
         self.refused(*self.source(good.replace("%q, %k, %v scale", "%q, %k, %w scale")), says=["bad.mlir:5:", "undeclared SSA value name"])
         self.refused(*self.source(good.replace("flare.encode", "flare.encoed")), says=["bad.mlir:5:", "flare.encoed"])
         self.refused(*self.source(good.replace("flare.decode %k, %q", "flare.decode %q, %k")), says="bad.mlir:7:")
-        self.refused(*self.source(""), says="no flare function")
+        self.refused(*self.source(""), says="holds no function")
         self.refused(*self.source(good, "--grad=w"), says="w")
         self.refused(*self.source(good, "--grad=q}"), says="names of arguments")
         self.refused(*self.source("\xff\xfe\x00"), says="bad.mlir")
