@@ -302,7 +302,7 @@ private:
     return TypeSwitch<Operation *, LR>(&op)
         .Case([&](EncodeOp o) { return attention(op, o.getQ(), o.getK(), o.getV(), o.getScale(), Index::n); })
         .Case([&](DecodeOp o) { return attention(op, o.getQ(), o.getK(), o.getZ(), o.getScale(), Index::m); })
-        .Case([&](AttendOp o) { return attend(op, values[o.getX()], values[o.getV()], o.getOver(), std::numbers::ln2); })
+        .Case([&](AttendOp o) { return attend(op, values[o.getX()], values[o.getV()], o.getOver(), o.getBase2() ? std::numbers::ln2 : 1.0); })
         .Case([&](flarec::flare::ContractOp o) { return contract(op, o.getA(), o.getB(), o.getOver()); })
         .Case([&](flarec::flare::SumOp o) {
           Dense one;

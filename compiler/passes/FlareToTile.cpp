@@ -25,6 +25,9 @@ using tile::TileType;
 namespace {
 
 constexpr double noReference = -3.0e38; // below every finite score
+constexpr double log2e = 1.4426950408889634;
+// f32 log-sum-exps are only as exact as their size allows; with a running reference they stay near the largest score.
+constexpr double wideLimit = 24.0;
 
 FlareTensorType typeOf(Value v) { return dyn_cast<FlareTensorType>(v.getType()); }
 bool isTokens(Value v) { return typeOf(v) && typeOf(v).getTokens() && !typeOf(v).isPair(); }
@@ -218,8 +221,13 @@ struct SweepBuilder {
       Value x;
       if (auto attend = dyn_cast<flare::AttendOp>(op))
         x = attend.getX();
-      else if (auto e = dyn_cast<flare::Exp2Op>(op); e && isPair(e) && e.getA().getDefiningOp<flare::ContractOp>())
+      else if (auto e = dyn_cast<flare::Exp2Op>(op); e && isPair(e)) {
         x = e.getA();
+        if (auto scale = x.getDefiningOp<flare::ScaleOp>())
+          x = scale.getA();
+        if (!x.getDefiningOp<flare::ContractOp>())
+          x = {};
+      }
       if (!x)
         return;
       auto dot = x.getDefiningOp<flare::ContractOp>();
@@ -490,7 +498,10 @@ struct SweepBuilder {
           .Case([&](flare::Exp2Op op) {
             // What pads the columns has x = 0. Unless what is subtracted is a padding too (0), 2^(0-a) may overflow.
             Value x = pair(op.getA());
-            if (auto sub = op.getA().getDefiningOp<flare::SubOp>(); sub && !isPair(sub.getB())) {
+            Value inside = op.getA();
+            if (auto scale = inside.getDefiningOp<flare::ScaleOp>())
+              inside = scale.getA();
+            if (auto sub = inside.getDefiningOp<flare::SubOp>(); sub && !isPair(sub.getB())) {
               FlareTensorType a = typeOf(sub.getB());
               if (s.cols == Index::n ? !a.getTokens() : !a.getLatents())
                 x = maskColumns(x, s.cols);
@@ -503,6 +514,8 @@ struct SweepBuilder {
           .Default([](Operation *) { return Value(); });
       return pairs[v] = r;
     }
+
+    Value log2eConstant() { return arith::ConstantOp::create(inner, s.loc, inner.getF32FloatAttr(log2e)); }
 
     Value rounded(Value p) {
       return s.half ? Value(tile::CastOp::create(inner, s.loc, pairType(s.half), p)) : p;
@@ -539,12 +552,16 @@ struct SweepBuilder {
           Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
           Value reference = tile::MaxOp::create(inner, loc, state[2].getType(), state[2], max);
           Value old = tile::SubOp::create(inner, loc, reference.getType(), state[2], reference);
+          if (!attend.getBase2())
+            old = tile::ScaleOp::create(inner, loc, old.getType(), old, log2eConstant());
           Value shrink = tile::Exp2Op::create(inner, loc, reference.getType(), old);
           out = tile::MulOp::create(inner, loc, out.getType(), out, shrink);
           sum = tile::MulOp::create(inner, loc, sum.getType(), sum, shrink);
           x = tile::SubOp::create(inner, loc, x.getType(), x, reference);
           state[2] = reference;
         }
+        if (!attend.getBase2())
+          x = tile::ScaleOp::create(inner, loc, x.getType(), x, log2eConstant());
         // The sum is that of the weights as rounded, so that they add up to one.
         Value e = rounded(tile::Exp2Op::create(inner, loc, x.getType(), x));
         state[0] = tile::ContractOp::create(inner, loc, out.getType(), e, weight(attend.getV(), over), out, over);
@@ -651,6 +668,8 @@ struct SweepBuilder {
         Value r = tile::RcpOp::create(b, loc, sum.getType(), sum);
         finished[op->getResult(0)] = tile::MulOp::create(b, loc, state[i][0].getType(), state[i][0], r);
         Value l = tile::Log2Op::create(b, loc, sum.getType(), sum);
+        if (!cast<flare::AttendOp>(op).getBase2())
+          l = tile::ScaleOp::create(b, loc, l.getType(), l, arith::ConstantOp::create(b, loc, b.getF32FloatAttr(1 / log2e)));
         finished[op->getResult(1)] = tile::AddOp::create(b, loc, l.getType(), l, state[i][2]);
       } else if (isa<flare::SumOp>(op)) {
         finished[op->getResult(0)] = tile::TotalOp::create(b, loc, state[i][0].getType(), state[i][0]);
@@ -700,6 +719,13 @@ struct SweepBuilder {
     bool attends = false;
     fast.walk([&](flare::AttendOp) { attends = true; });
     bool versioned = attends || sweep.hasSafeBody();
+    bool natural = false; // are the scores natural ones? the limit is on those of base 2
+    fast.walk([&](Operation *op) {
+      if (auto a = dyn_cast<flare::AttendOp>(op))
+        natural |= !a.getBase2();
+      if (auto e = dyn_cast<flare::Exp2Op>(op); e && isPair(e))
+        natural |= bool(e.getA().getDefiningOp<flare::ScaleOp>());
+    });
     Region &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
 
     for (auto &e : prologue)
@@ -722,6 +748,8 @@ struct SweepBuilder {
           }
           Value norm = tile::MaxNormOp::create(b, loc, b.getF32Type(), storage.tensor.lookup(base));
           factor = scale ? Value(arith::MulFOp::create(b, loc, norm, scale)) : norm;
+          if (natural)
+            factor = arith::MulFOp::create(b, loc, factor, arith::ConstantOp::create(b, loc, b.getF32FloatAttr(log2e)));
         }
       }
     }
@@ -766,7 +794,7 @@ struct SweepBuilder {
         Value ok = carried.back();
         for (auto [lat, tok] : guards) {
           Value stage = stages.lookup(storage.tensor.lookup(tok));
-          Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(limit));
+          Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(half ? limit : std::min(limit, wideLimit)));
           ok = arith::AndIOp::create(b, loc, ok, small);
         }
         auto ifOp = scf::IfOp::create(b, loc, ValueRange(inits).drop_back().getTypes(), ok, true);
@@ -944,7 +972,7 @@ struct ProgramBuilder {
         auto t = typeOf(op->getResult(0));
         if (isa<flare::AttendOp>(op)) {
           auto merge = tile::MergeOp::create(k, loc, tileOf(t), tileOf(typeOf(op->getResult(1))), partials[next], partials[next + 1],
-                                             partials[next + 2], at);
+                                             partials[next + 2], at, !cast<flare::AttendOp>(op).getBase2());
           values = {merge.getResult(), merge.getLse()};
           next += 3;
         } else {

@@ -24,7 +24,7 @@ def Differentiate : Pass<"flare-differentiate", "::mlir::ModuleOp"> {
 def Expand : Pass<"flare-expand", "::mlir::ModuleOp"> {
   let summary = "write encode and decode as scores and attend";
   let description = [{
-    x = Σ_d (s·log2(e)·q)·k in base 2, `flare.attend` over n or m, and the log-sum-exp back to base e.
+    x = Σ_d (s·q)·k and `flare.attend` over n or m.
   }];
 }
 
@@ -33,6 +33,14 @@ def Simplify : Pass<"flare-simplify", "::mlir::ModuleOp"> {
   let description = [{
     Σ_i a·w + Σ_i b·w → Σ_i (a+b)·w and s·a + s·b → s·(a+b), so that the two halves' gradients with respect to q and k become one
     contraction each and wait for the same sweep.
+  }];
+}
+
+def ToBase2 : Pass<"flare-to-base-2", "::mlir::ModuleOp"> {
+  let summary = "sink log2(e) into the latents' side of scores, for 16-bit tokens";
+  let description = [{
+    exp(x - l) = 2^(x' - log2(e)·l) with x' = Σ_d (log2(e)·s·q)·k: no multiplication a score. CHANGES NUMERICS: x' and log2(e)·l are rounded
+    apart, which f32 tokens would notice (where a weight is nearly 1, x - l cancels exactly); they keep the difference before the factor.
   }];
 }
 

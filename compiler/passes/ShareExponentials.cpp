@@ -33,15 +33,31 @@ std::pair<Value, Value> pairTimesFactor(Value v) {
   return {};
 }
 
+/// What an exponential's argument is made of: c·(x - a), c null for 1, with pairs x and a vector a.
+struct Exponent {
+  Value x, a, c;
+  explicit Exponent(Value v) {
+    auto scale = v.getDefiningOp<ScaleOp>();
+    auto sub = (scale ? scale.getA() : v).getDefiningOp<SubOp>();
+    if (!sub || !isPair(sub.getA()) || isPair(sub.getB()))
+      return;
+    x = sub.getA();
+    a = sub.getB();
+    if (scale)
+      c = scale.getFactor();
+  }
+};
+
 /// 2^(x-a) → 2^x · 2^-a, for a that carries n or m alone.
 struct SplitExponential : OpRewritePattern<Exp2Op> {
   using OpRewritePattern::OpRewritePattern;
   LogicalResult matchAndRewrite(Exp2Op op, PatternRewriter &r) const override {
-    auto sub = op.getA().getDefiningOp<SubOp>();
-    if (!sub || !isPair(sub.getA()) || isPair(sub.getB()))
+    Exponent exponent(op.getA());
+    if (!exponent.x)
       return failure();
-    Value e = Exp2Op::create(r, op.getLoc(), sub.getA());
-    Value factor = Exp2Op::create(r, op.getLoc(), NegOp::create(r, op.getLoc(), sub.getB()));
+    auto times = [&](Value v) { return exponent.c ? Value(ScaleOp::create(r, op.getLoc(), v, exponent.c)) : v; };
+    Value e = Exp2Op::create(r, op.getLoc(), times(exponent.x));
+    Value factor = Exp2Op::create(r, op.getLoc(), NegOp::create(r, op.getLoc(), times(exponent.a)));
     r.replaceOpWithNewOp<MulOp>(op, e, factor);
     return success();
   }
@@ -156,8 +172,8 @@ struct ShareExponentials : flarec::impl::ShareExponentialsBase<ShareExponentials
       llvm::DenseMap<Value, unsigned> scores;
       bool shared = false;
       sweep.getFast().walk([&](Exp2Op e) {
-        if (auto sub = e.getA().getDefiningOp<SubOp>(); sub && isPair(sub.getA()) && !isPair(sub.getB()))
-          shared |= ++scores[sub.getA()] > 1;
+        if (Exponent exponent(e.getA()); exponent.x)
+          shared |= ++scores[exponent.x] > 1;
       });
       if (!shared || sweep.hasSafeBody())
         return;

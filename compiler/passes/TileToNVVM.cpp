@@ -508,8 +508,10 @@ struct KernelLowering : Emit {
       bl.push_back(l);
     }
     Registers r(acc.begin(), acc.end());
-    // Small terms first.
-    for (auto [x, y] : {std::pair(&al, &bh), std::pair(&ah, &bl), std::pair(&ah, &bh)}) {
+    // Small terms first, and whichever side is the tokens' in the same order: so encode and decode compute the same bits.
+    bool tokensFirst = config.getRows() == Index::n;
+    auto first = tokensFirst ? std::pair(&al, &bh) : std::pair(&ah, &bl), second = tokensFirst ? std::pair(&ah, &bl) : std::pair(&al, &bh);
+    for (auto [x, y] : {first, second, std::pair(&ah, &bh)}) {
       SmallVector<Value> args(*x);
       llvm::append_range(args, *y);
       llvm::append_range(args, r);
@@ -759,6 +761,7 @@ struct KernelLowering : Emit {
   //-- Merges: workers take every workers-th split, then add up in order through shared memory
 
   static constexpr int64_t mergeWorkers = 8;
+  static constexpr double log2e = 1.4426950408889634;
 
   Tensor partialAt(Value tensor, Value s, Value batchIndex) {
     Tensor t = tensors[tensor];
@@ -804,7 +807,11 @@ struct KernelLowering : Emit {
     auto merge = [&](const Registers &acc, const Registers &x) {
       // (o, L, r) ⊕ (o', L', r'): the larger reference wins.
       Value r = maxNaN(acc[n + 1], x[n + 1]);
-      Value f = exp2(fsub(acc[n + 1], r)), g = exp2(fsub(x[n + 1], r));
+      auto power = [&](Value old) {
+        Value down = fsub(old, r);
+        return exp2(op.getNatural() ? fmul(down, cf(log2e)) : down);
+      };
+      Value f = power(acc[n + 1]), g = power(x[n + 1]);
       Registers out;
       for (int64_t i = 0; i <= n; ++i)
         out.push_back(fadd(fmul(acc[i], f), fmul(x[i], g)));
@@ -832,7 +839,10 @@ struct KernelLowering : Emit {
     for (int64_t i = 0; i < n; ++i)
       out.push_back(select(none, zero, fmul(r[i], inverse)));
     tiles[op.getResult()] = out;
-    tiles[op.getLse()] = {fadd(log2(sum), r[n + 1])};
+    Value logarithm = log2(sum);
+    if (op.getNatural())
+      logarithm = fmul(logarithm, cf(1 / log2e));
+    tiles[op.getLse()] = {arith::AddFOp::create(b, loc, logarithm, r[n + 1])};
   }
 
   void emit(tile::MergeSumOp op) {

@@ -26,8 +26,8 @@ def Flare_Dialect : Dialect {
 
     Arithmetic is exact here; where values are rounded is said by `flare.cast`
     and by the element types of a function's arguments and results.
-    Exponentials and logarithms have base 2, because the hardware's have;
-    `lse` results of `encode` and `decode` are natural, as users expect.
+    `flare.exp2` has base 2, because the hardware's exponential has; scores and log-sum-exps
+    are natural until `flare-to-base-2` sinks the factor log2(e) into 16-bit latents.
   }];
   let useDefaultTypePrinterParser = 1;
   let dependentDialects = ["::mlir::arith::ArithDialect"];

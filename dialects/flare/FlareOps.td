@@ -97,10 +97,10 @@ def Flare_AttendOp : Flare_MathOp<"attend"> {
   let description = [{
     With i the index contracted over (n or m) and j the other one:
 
-        l[j]     = log2 Σ_i 2^x[i,j]
-        out[j,d] = Σ_i 2^(x[i,j] - l[j]) v[i,d]
+        l[j]     = ln Σ_i exp(x[i,j])
+        out[j,d] = Σ_i exp(x[i,j] - l[j]) v[i,d]
 
-    One exponential a score. It counts as one reduction over i: nothing but
+    With `base2`, powers and logarithm of 2 instead. One exponential a score. It counts as one reduction over i: nothing but
     scale-invariant ratios of sums are needed, so any common reference may be
     subtracted from x on the way (the running maximum, or none where x is small).
 
@@ -115,11 +115,11 @@ def Flare_AttendOp : Flare_MathOp<"attend"> {
     }
     ```
   }];
-  let arguments = (ins Arg<Flare_TensorType, "scores, base 2">:$x,
-                       Arg<Flare_TensorType, "values">:$v, Flare_Index:$over);
+  let arguments = (ins Arg<Flare_TensorType, "scores">:$x,
+                       Arg<Flare_TensorType, "values">:$v, Flare_Index:$over, UnitAttr:$base2);
   let results = (outs Flare_TensorType:$out, Flare_TensorType:$lse);
   let assemblyFormat = [{
-    $x `,` $v `over` $over attr-dict `:` type($x) `,` type($v) `->` type($out) `,` type($lse)
+    $x `,` $v `over` $over (`base2` $base2^)? attr-dict `:` type($x) `,` type($v) `->` type($out) `,` type($lse)
   }];
 }
 

@@ -25,7 +25,6 @@ struct Formula {
   Value sum(Value x, Index i) { return SumOp::create(b, loc, x, i); }
   Value contract(Value x, Value y, Index i) { return ContractOp::create(b, loc, x, y, i); }
   Value number(double v) { return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(v)); }
-  Value times(Value s, double v) { return arith::MulFOp::create(b, loc, s, number(v)); }
 
   /// Sum of x·y (y may be null) over all indices that `like` does not carry.
   Value into(Value like, Value x, Value y = {}) {
@@ -49,11 +48,9 @@ struct Formula {
     return r;
   }
 
-  /// The two weights' exponent: 2^(s·log2(e)·q·k - log2(e)·lse) = exp(s·q·k - lse).
-  Value weights(Value q, Value k, Value scaleValue, Value lse) {
-    Value x = contract(scale(q, times(scaleValue, log2e)), k, Index::d);
-    return exp2(sub(x, scale(lse, number(log2e))));
-  }
+  /// exp(x - lse). The difference comes first: where one weight is nearly 1 it cancels exactly, as it did in the forward.
+  Value exp(Value x, Value lse) { return exp2(scale(sub(x, lse), number(log2e))); }
+  Value weights(Value q, Value k, Value s, Value lse) { return exp(contract(scale(q, s), k, Index::d), lse); }
 
   static constexpr double log2e = 1.4426950408889634;
 };
@@ -107,14 +104,15 @@ SmallVector<Value> DecodeOp::buildGradient(OpBuilder &b, ValueRange d, ArrayRef<
 SmallVector<Value> AttendOp::buildGradient(OpBuilder &b, ValueRange d, ArrayRef<bool> want) {
   Formula f{b, getLoc()};
   Index other = getOver() == Index::n ? Index::m : Index::n;
-  Value p = f.exp2(f.sub(getX(), getLse()));
+  // With base 2, d(2^x) = ln 2 · 2^x dx, while the log-sum-exp's derivative is P in either.
+  Value p = getBase2() ? f.exp2(f.sub(getX(), getLse())) : f.exp(getX(), getLse());
   Grads g(2);
-  // x has base 2: d(2^x) = ln 2 · 2^x dx, while lse2 has derivative P itself.
   if (want[0]) {
     Value inner;
     if (d[0])
-      inner = f.scale(f.sub(f.contract(d[0], getV(), Index::d), f.contract(d[0], getOut(), Index::d)),
-                      f.number(std::log(2.0)));
+      inner = f.sub(f.contract(d[0], getV(), Index::d), f.contract(d[0], getOut(), Index::d));
+    if (inner && getBase2())
+      inner = f.scale(inner, f.number(std::log(2.0)));
     if (d[1])
       inner = f.add(inner, d[1]);
     if (inner)

@@ -130,11 +130,11 @@ def Tile_MergeOp : Tile_Op<"merge"> {
 
         r* = max_s r_s;  L = Σ_s L_s·2^(r_s - r*);  out = Σ_s o_s·2^(r_s - r*) / L;  lse = log2 L + r*
 
-    With no tokens at all (L = 0): out = 0, lse = -inf.
+    `natural`: powers and logarithm of e. With no tokens at all (L = 0): out = 0, lse = -inf.
   }];
-  let arguments = (ins Flare_TensorType:$out, Flare_TensorType:$sum, Flare_TensorType:$reference, Index:$at);
+  let arguments = (ins Flare_TensorType:$out, Flare_TensorType:$sum, Flare_TensorType:$reference, Index:$at, UnitAttr:$natural);
   let results = (outs Tile_TileType:$result, Tile_TileType:$lse);
-  let assemblyFormat = "$out `,` $sum `,` $reference `at` $at attr-dict `:` type($out) `,` type($sum) `,` type($reference) `->` type($result) `,` type($lse)";
+  let assemblyFormat = "$out `,` $sum `,` $reference `at` $at (`natural` $natural^)? attr-dict `:` type($out) `,` type($sum) `,` type($reference) `->` type($result) `,` type($lse)";
 }
 
 def Tile_MergeSumOp : Tile_Op<"merge_sum"> {
