@@ -226,7 +226,17 @@ static Expected<std::string> emitHost(const Module &module, HostIsa isa,
                        Reloc::PIC_});
     if (!machine)
       return machine.takeError();
-    // Nothing is preempted: no detour through the GOT to what is defined here.
+// A function's form for one instruction set takes its place or goes.
+    for (Function &function : make_early_inc_range(copy)) {
+      if (!function.getName().ends_with(".avx512"))
+        continue;
+      Function *general = copy.getFunction(function.getName().drop_back(7));
+      if (general && isa == HostIsa::Avx512)
+        general->replaceAllUsesWith(&function);
+      else
+        function.eraseFromParent();
+    }
+        // Nothing is preempted: no detour through the GOT to what is defined here.
     for (GlobalValue &value : copy.global_values())
       if (!value.isDeclaration())
         value.setDSOLocal(true);

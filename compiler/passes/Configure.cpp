@@ -93,7 +93,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     }
     getOperation().walk([&](flare::SweepOp sweep) {
       if (!sweep.getConfigAttr())
-        sweep.setConfigAttr(gpu(measure(sweep)));
+        sweep.setConfigAttr(target == "host" ? host(measure(sweep)) : gpu(measure(sweep)));
     });
   }
 
@@ -166,6 +166,18 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       heads /= 2;
     return tile::ConfigAttr::get(ctx, d.contractsLatents ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
                                  multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text("mufu"), text(park), minBlocks);
+  }
+
+  /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns
+  /// at once are as many independent chains as 32 vector registers hold (docs/host.md).
+  tile::ConfigAttr host(const Demand &d) {
+    MLIRContext *ctx = &getContext();
+    auto text = [&](StringRef s) { return StringAttr::get(ctx, s); };
+    int64_t heads = 8, blocks = 64, columns = 8;
+    if (d.contractsLatents)
+      return tile::ConfigAttr::get(ctx, Index::n, 16, heads, 1, 1, 16, 4, columns, blocks, text("add"), text("poly5"), text("shared"), 1);
+    return tile::ConfigAttr::get(ctx, Index::m, 64, heads, 1, 1, roundUp(d.latents, 16), 1, columns, blocks, text("add"), text("poly5"),
+                                 text("shared"), 1);
   }
 };
 } // namespace

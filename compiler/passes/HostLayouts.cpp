@@ -48,8 +48,10 @@ void flarec::assignHostLayouts(tile::KernelOp kernel) {
   llvm::DenseSet<Value> partial;
   if (kernel.getConfig()) {
     kernel.walk([&](tile::ContractOp op) {
-      if (op.getOver() == rows)
-        partial.insert({op.getAcc(), op.getOut()});
+      if (op.getOver() == rows) {
+        partial.insert(op.getAcc());
+        partial.insert(op.getOut());
+      }
     });
     for (bool changed = !partial.empty(); changed;) {
       changed = false;
