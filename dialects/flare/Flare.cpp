@@ -37,8 +37,16 @@ Type FlareTensorType::parse(AsmParser &p) {
   for (StringRef key; succeeded(p.parseOptionalKeyword(&key, {"n", "m", "d"}));) {
     if (key == "n")
       n = true;
-    else if (p.parseEqual() || p.parseInteger(key == "m" ? m : d))
-      return {};
+    else {
+      int64_t &size = key == "m" ? m : d;
+      SMLoc at = p.getCurrentLocation();
+      if (p.parseEqual() || p.parseInteger(size))
+        return {};
+      if (size <= 0) { // 0 stands for an index that is absent
+        p.emitError(at, "a tensor has at least one latent and one channel, got ") << key << "=" << size;
+        return {};
+      }
+    }
     if (p.parseComma())
       return {};
   }
@@ -197,6 +205,9 @@ LogicalResult AttendOp::verify() {
     return failure();
   if (i == M && latents(getX()) != latents(getV()))
     return same(*this, "latents of x and v", latents(getX()), latents(getV()));
+  if (i == N && (failed(same(*this, "latents of x and out", latents(getX()), latents(getOut()))) ||
+                 failed(same(*this, "latents of x and lse", latents(getX()), latents(getLse())))))
+    return failure();
   return same(*this, "channels of v and out", channels(getV()), channels(getOut()));
 }
 
