@@ -441,15 +441,23 @@ struct SweepBuilder {
 
     Value sumOf(Terms &t) {
       Value acc;
-      for (auto [v, negative] : t.vectors) {
-        Value x = vector(v);
-        if (negative)
-          x = tile::NegOp::create(inner, s.loc, x.getType(), x);
-        if (!acc)
-          acc = tile::BroadcastOp::create(inner, s.loc, pairType(s.f32()), x);
-        else
-          acc = tile::AddOp::create(inner, s.loc, pairType(s.f32()), acc, x);
-      }
+      auto addVectors = [&] {
+        for (auto [v, negative] : t.vectors) {
+          Value x = vector(v);
+          if (negative && acc)
+            acc = tile::SubOp::create(inner, s.loc, pairType(s.f32()), acc, x);
+          else if (negative)
+            acc = tile::BroadcastOp::create(inner, s.loc, pairType(s.f32()), tile::NegOp::create(inner, s.loc, x.getType(), x));
+          else if (acc)
+            acc = tile::AddOp::create(inner, s.loc, pairType(s.f32()), acc, x);
+          else
+            acc = tile::BroadcastOp::create(inner, s.loc, pairType(s.f32()), x);
+        }
+      };
+      // As the product's initial accumulator vectors are free. In f32 they come after: x must have the bits that it had when
+      // its log-sum-exp was made, or the two don't cancel.
+      if (s.half || t.products.empty())
+        addVectors();
       if (!t.products.empty()) {
         SmallVector<Value> as, bs;
         for (flare::ContractOp dot : t.products) {
@@ -466,6 +474,8 @@ struct SweepBuilder {
             }
         }
         acc = tile::ContractOp::create(inner, s.loc, pairType(s.f32()), as, bs, acc, Index::d);
+        if (!s.half)
+          addVectors();
       }
       for (auto [v, negative] : t.others) {
         Value x = pair(v);
@@ -786,7 +796,8 @@ struct SweepBuilder {
       b.setInsertionPointToEnd(block);
       SmallVector<Value> yields;
       if (!versioned) {
-        yields = emitVersion(fast, false, carried);
+        // One body for all tiles, the last one included.
+        yields = emitVersion(fast, true, carried);
       } else if (guards.empty()) {
         yields = emitVersion(safe, true, ArrayRef(carried).drop_back());
         yields.push_back(carried.back());

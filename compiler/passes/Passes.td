@@ -62,8 +62,10 @@ def ShareExponentials : Pass<"flare-share-exponentials", "::mlir::ModuleOp"> {
   let description = [{
     2^(x-a_n) and 2^(x-b_m) become 2^x·2^-a_n and 2^x·2^-b_m. Factors that depend on n or m alone then sink into an operand of the
     contraction they multiply. CHANGES NUMERICS: right only while |x| is bounded, so the sweep keeps the
-    original as its second, safe region.
+    original as its second, safe region. The factors' exponents have errors of their own (u·|x|), which f32 tokens on a GPU would notice:
+    `wide` says whether sweeps over f32 tokens share too.
   }];
+  let options = [Option<"wide", "wide", "bool", "true", "also in sweeps over f32 tokens">];
 }
 
 def Configure : Pass<"flare-configure", "::mlir::ModuleOp"> {

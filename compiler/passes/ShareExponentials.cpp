@@ -154,7 +154,18 @@ struct FactorExponential : OpRewritePattern<AddOp> {
   }
 };
 
+bool readsTokens16(SweepOp sweep) {
+  bool found = false;
+  sweep.getFast().walk([&](Operation *op) {
+    for (Value v : op->getOperands())
+      if (auto t = dyn_cast<FlareTensorType>(v.getType()))
+        found |= t.getTokens() && t.getChannels() && t.getElement().getIntOrFloatBitWidth() == 16;
+  });
+  return found;
+}
+
 struct ShareExponentials : flarec::impl::ShareExponentialsBase<ShareExponentials> {
+  using ShareExponentialsBase::ShareExponentialsBase;
   void runOnOperation() override {
     FrozenRewritePatternSet split = [&] {
       RewritePatternSet set(&getContext());
@@ -175,7 +186,7 @@ struct ShareExponentials : flarec::impl::ShareExponentialsBase<ShareExponentials
         if (Exponent exponent(e.getA()); exponent.x)
           shared |= ++scores[exponent.x] > 1;
       });
-      if (!shared || sweep.hasSafeBody())
+      if (!shared || sweep.hasSafeBody() || (!wide && !readsTokens16(sweep)))
         return;
       OpBuilder b(sweep);
       auto copy = SweepOp::create(b, sweep.getLoc(), sweep.getResultTypes(), sweep.getConfigAttr(), 1);
