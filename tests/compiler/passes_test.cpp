@@ -6,7 +6,7 @@ using namespace flarec::test;
 
 namespace {
 
-const char *const passes[] = {"flare-expand", "flare-simplify", "flare-plan-sweeps", "flare-share-exponentials"};
+const char *const passes[] = {"flare-expand", "flare-to-base-2", "flare-simplify", "flare-plan-sweeps", "flare-share-exponentials"};
 
 /// Runs the passes one by one and compares the results of `names` after each.
 void checkPasses(Program p, const std::vector<std::string> &names, const Named &values, const std::string &planOptions = "",
@@ -84,7 +84,7 @@ TEST(Passes, SafeBodiesAreRightForLargeScores) {
   Program p(mixer(5, 4, "bf16"));
   Named v = prepare(p, "mixer", "*", {}, 30.0);
   Named before = p.evaluate("mixer_backward", v);
-  ASSERT_TRUE(p.run("flare-expand,flare-simplify,flare-plan-sweeps,flare-share-exponentials"));
+  ASSERT_TRUE(p.run("flare-expand,flare-to-base-2,flare-simplify,flare-plan-sweeps,flare-share-exponentials"));
   Named safe = p.evaluate("mixer_backward", v, {true, false}), fast = p.evaluate("mixer_backward", v);
   for (auto &[name, a] : before)
     EXPECT_LT(difference(safe[name], a), 1e-9) << name;

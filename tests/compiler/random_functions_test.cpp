@@ -183,7 +183,7 @@ TEST_P(RandomFunction, GradientsAndPasses) {
     Program d = checkGradients(std::move(p), "f", a, g.rng, wanted);
     Named values = backwardArguments(d, "f", a, g.rng);
     Named forward = d.evaluate("f_forward", values), backward = d.evaluate("f_backward", values);
-    for (std::string pass : {"flare-expand", "flare-simplify", "flare-plan-sweeps", "flare-share-exponentials"}) {
+    for (std::string pass : {"flare-expand", "flare-to-base-2", "flare-simplify", "flare-plan-sweeps", "flare-share-exponentials"}) {
       std::string before = d.text();
       ASSERT_TRUE(d.run(pass)) << before;
       for (bool safe : {false, true})

@@ -47,7 +47,7 @@ std::vector<Sweep> sweepsOf(mlir::func::FuncOp f) {
 
 Program planned(const std::string &text, const std::string &wanted, const std::string &planOptions = "") {
   Program p(text);
-  EXPECT_TRUE(p.run("flare-differentiate{wanted=" + wanted + "},flare-expand,flare-simplify,flare-plan-sweeps" +
+  EXPECT_TRUE(p.run("flare-differentiate{wanted=" + wanted + "},flare-expand,flare-to-base-2,flare-simplify,flare-plan-sweeps" +
                     planOptions + ",flare-share-exponentials"));
   return p;
 }

@@ -1,0 +1,42 @@
+// RUN: flare-opt %s --flare-plan-sweeps | FileCheck %s
+// RUN: flare-opt %s --flare-plan-sweeps=joint-limit=31 | FileCheck %s --check-prefix=SPLIT
+
+!nd = !flare.tensor<n, d=8, bf16>
+!md = !flare.tensor<m=4, d=8, bf16>
+!zd = !flare.tensor<m=4, d=8, f32>
+!nm = !flare.tensor<n, m=4, f32>
+
+// What reads a reduction over tokens waits for its sweep to end; scores are computed again in the next.
+// CHECK-LABEL: func.func @mixer
+// CHECK: %[[Z:.*]]:2 = flare.sweep -> !flare.tensor<m=4, d=8, f32>, !flare.tensor<m=4, f32> {
+// CHECK-NEXT: %[[X:.*]] = flare.contract {{.*}} over d
+// CHECK-NEXT: flare.attend %[[X]], {{.*}} over n
+// CHECK-NEXT: flare.yield
+// CHECK-NEXT: }
+// CHECK-NEXT: %[[Y:.*]] = flare.sweep -> !flare.tensor<n, d=8, f32> {
+// CHECK-NEXT: %[[X2:.*]] = flare.contract {{.*}} over d
+// CHECK-NEXT: flare.attend %[[X2]], %[[Z]]#0 over m
+// CHECK-NEXT: flare.yield
+// CHECK-NEXT: }
+// CHECK-NEXT: return %[[Y]]
+func.func @mixer(%k: !nd, %q: !md, %v: !nd) -> !flare.tensor<n, d=8, f32> {
+  %x = flare.contract %k, %q over d : !nd, !md
+  %z, %l = flare.attend %x, %v over n : !nm, !nd -> !zd, !flare.tensor<m=4, f32>
+  %y, %m = flare.attend %x, %z over m : !nm, !zd -> !flare.tensor<n, d=8, f32>, !flare.tensor<n, f32>
+  return %y : !flare.tensor<n, d=8, f32>
+}
+
+// Both directions of one gradient share a sweep while the accumulators are few.
+// CHECK-LABEL: func.func @both
+// CHECK: flare.sweep -> !flare.tensor<m=4, d=8, f32>, !flare.tensor<n, d=8, f32> {
+// CHECK-NOT: flare.sweep
+// CHECK: return
+// SPLIT-LABEL: func.func @both
+// SPLIT: flare.sweep -> !flare.tensor<n, d=8, f32> {
+// SPLIT: flare.sweep -> !flare.tensor<m=4, d=8, f32> {
+func.func @both(%k: !nd, %q: !md) -> (!zd, !flare.tensor<n, d=8, f32>) {
+  %x = flare.contract %k, %q over d : !nd, !md
+  %dq = flare.contract %x, %k over n : !nm, !nd
+  %dk = flare.contract %x, %q over m : !nm, !md
+  return %dq, %dk : !zd, !flare.tensor<n, d=8, f32>
+}

@@ -1,0 +1,69 @@
+// RUN: flare-opt %s --flare-share-exponentials | FileCheck %s
+
+!nd = !flare.tensor<n, d=8, bf16>
+!md = !flare.tensor<m=4, d=8, bf16>
+!nm = !flare.tensor<n, m=4, f32>
+
+// Two softmaxes of the same scores: 2^x once, the rest sinks into operands that carry n or m alone.
+// CHECK-LABEL: func.func @two(
+// CHECK: flare.sweep
+// CHECK: %[[X:.*]] = flare.contract {{.*}} over d
+// CHECK-NEXT: %[[E:.*]] = flare.exp2 %[[X]] : <n, m=4, f32>
+// CHECK-NOT: flare.exp2 {{.*}} : <n, m=4, f32>
+// CHECK: flare.contract %[[E]], %{{.*}} over n
+// CHECK: flare.contract %[[E]], %{{.*}} over m
+// CHECK: flare.yield
+// The safe body keeps both.
+// CHECK: } safe {
+// CHECK-COUNT-2: flare.exp2 {{.*}} : <n, m=4, f32>
+// CHECK: flare.yield
+func.func @two(%k: !nd, %q: !md, %a: !flare.tensor<n, f32>, %b: !flare.tensor<m=4, f32>)
+    -> (!flare.tensor<m=4, d=8, f32>, !flare.tensor<n, d=8, f32>) {
+  %r:2 = flare.sweep -> !flare.tensor<m=4, d=8, f32>, !flare.tensor<n, d=8, f32> {
+    %x = flare.contract %k, %q over d : !nd, !md
+    %xa = flare.sub %x, %a : !nm, !flare.tensor<n, f32>
+    %p = flare.exp2 %xa : !nm
+    %xb = flare.sub %x, %b : !nm, !flare.tensor<m=4, f32>
+    %w = flare.exp2 %xb : !nm
+    %z = flare.contract %p, %k over n : !nm, !nd
+    %y = flare.contract %w, %q over m : !nm, !md
+    flare.yield %z, %y : !flare.tensor<m=4, d=8, f32>, !flare.tensor<n, d=8, f32>
+  }
+  return %r#0, %r#1 : !flare.tensor<m=4, d=8, f32>, !flare.tensor<n, d=8, f32>
+}
+
+// One softmax stays as it is, without a range condition.
+// CHECK-LABEL: func.func @one(
+// CHECK: flare.sub
+// CHECK-NEXT: flare.exp2
+// CHECK-NOT: safe
+// CHECK: return
+func.func @one(%k: !nd, %q: !md, %a: !flare.tensor<n, f32>) -> !flare.tensor<n, d=8, f32> {
+  %r = flare.sweep -> !flare.tensor<n, d=8, f32> {
+    %x = flare.contract %k, %q over d : !nd, !md
+    %xa = flare.sub %x, %a : !nm, !flare.tensor<n, f32>
+    %p = flare.exp2 %xa : !nm
+    %y = flare.contract %p, %q over m : !nm, !md
+    flare.yield %y : !flare.tensor<n, d=8, f32>
+  }
+  return %r : !flare.tensor<n, d=8, f32>
+}
+
+// A factor with channels of its own is not part of the dot product that it multiplies: (Σ_d k·q)·k[n,d].
+// CHECK-LABEL: func.func @factor_with_channels(
+// CHECK: flare.mul {{.*}} : <n, m=4, f32>, <n, d=8, bf16>
+func.func @factor_with_channels(%k: !nd, %q: !md, %a: !flare.tensor<n, f32>, %b: !flare.tensor<m=4, f32>) -> !flare.tensor<n, f32> {
+  %r = flare.sweep -> !flare.tensor<n, f32> {
+    %x = flare.contract %k, %q over d : !nd, !md
+    %xa = flare.sub %x, %a : !nm, !flare.tensor<n, f32>
+    %p = flare.exp2 %xa : !nm
+    %xb = flare.sub %x, %b : !nm, !flare.tensor<m=4, f32>
+    %w = flare.exp2 %xb : !nm
+    %pw = flare.add %p, %w : !nm, !nm
+    %xk = flare.mul %x, %k : !nm, !nd
+    %s = flare.sum %xk over d : !flare.tensor<n, m=4, d=8, f32>
+    %y = flare.contract %pw, %s over m : !nm, !nm
+    flare.yield %y : !flare.tensor<n, f32>
+  }
+  return %r : !flare.tensor<n, f32>
+}
