@@ -40,6 +40,7 @@ namespace {
 constexpr int64_t lanes = 16, vectorBytes = 64;
 /// Columns whose pair values are kept in memory between the phases of a body: 4 KB a value.
 constexpr int64_t phaseColumns = 64;
+constexpr double log2e = 1.4426950408889634;
 
 TileType tileType(Value v) { return dyn_cast<TileType>(v.getType()); }
 int64_t bytesOf(Type t) { return t.getIntOrFloatBitWidth() / 8; }
@@ -515,6 +516,7 @@ struct KernelLowering : Emit {
 
   Value exp2(Value x) { return call("flarec.exp2", x); }
   Value log2(Value x) { return call("flarec.log2", x); }
+  Value ln(Value x) { return call("flarec.ln", x); }
   Value call(StringRef name, Value x) { return LLVM::CallOp::create(b, loc, TypeRange{vec()}, name, ValueRange{x}).getResult(); }
 
   /// An elementwise op on operands given by `get`; null if it is none.
@@ -533,6 +535,45 @@ struct KernelLowering : Emit {
         .Case([&](tile::CastOp o) { return rounded(get(o.getA()), tileType(o.getOut()).getElement()); })
         .Default([](Operation *) { return Value(); });
   }
+  /// 2^(±c·x) for a vector x, without the rounding of the product: its error would be that of every weight of a row.
+  struct Power {
+    Value x, factor;
+    bool negative = false;
+    explicit Power(Operation *op) {
+      auto e = dyn_cast<tile::Exp2Op>(op);
+      if (!e)
+        return;
+      Value v = e.getA();
+      if (auto neg = v.getDefiningOp<tile::NegOp>()) {
+        negative = true;
+        v = neg.getA();
+      }
+      auto scale = v.getDefiningOp<tile::ScaleOp>();
+      if (!scale || (tileType(v).getN() && tileType(v).getM()))
+        return;
+      x = scale.getA();
+      factor = scale.getFactor();
+    }
+  };
+  static bool isNumber(Value v, double x) {
+    auto k = v.getDefiningOp<arith::ConstantOp>();
+    auto f = k ? dyn_cast<FloatAttr>(k.getValue()) : FloatAttr();
+    return f && f.getValue().convertToDouble() == double(float(x));
+  }
+  Value exactPower(const Power &p, Value x) {
+    Value c = splat(number(p.factor));
+    if (p.negative)
+      x = fneg(x);
+    Value high = arith::MulFOp::create(b, loc, x, c);
+    Value low = fma(x, c, fneg(high));
+    // What log2(e) has beyond 24 bits.
+    if (isNumber(p.factor, log2e))
+      low = fma(x, all(log2e - double(float(log2e))), low);
+    Value r = exp2(high), change = fmul(r, fmul(low, all(1 / log2e)));
+    // Where r is infinite or the product not finite, nothing is to be mended.
+    return select(compare(arith::CmpFPredicate::OLT, LLVM::FAbsOp::create(b, loc, change), r), fadd(r, change), r);
+  }
+
   static bool isElementwise(Operation *op) {
     return isa<tile::AddOp, tile::SubOp, tile::MulOp, tile::MaxOp, tile::NegOp, tile::Exp2Op, tile::Log2Op, tile::RcpOp, tile::BroadcastOp,
                tile::ScaleOp, tile::CastOp>(op);
@@ -550,6 +591,22 @@ struct KernelLowering : Emit {
     if (isElementwise(op)) {
       Value out = op->getResult(0);
       TileType t = tileType(out);
+      if (Power power(op); power.x && (tiles.count(power.x) || parked.count(power.x))) {
+        Registers x = registers(power.x);
+        for (Value &v : x)
+          v = exactPower(power, v);
+        tiles[out] = x;
+        return;
+      }
+      // log2 x·ln 2 is ln x with one rounding less.
+      if (auto scale = dyn_cast<tile::ScaleOp>(op))
+        if (auto log = scale.getA().getDefiningOp<tile::Log2Op>(); log && isNumber(scale.getFactor(), 1 / log2e) && tiles.count(log.getA())) {
+          Registers x = registers(log.getA());
+          for (Value &v : x)
+            v = ln(v);
+          tiles[out] = x;
+          return;
+        }
       DenseMap<Value, Registers> operands;
       for (Value o : op->getOperands())
         if (tileType(o))
@@ -573,10 +630,17 @@ struct KernelLowering : Emit {
             fail(o, "reduces over rows outside pairs");
             return;
           }
-          Registers x = registers(o.getX());
           Value sum;
-          for (Value v : x)
-            sum = !sum ? v : o.getKind() == "max" ? maxNaN(sum, v) : fadd(sum, v);
+          // A sum of products has the bits of a contraction.
+          auto product = o.getX().getDefiningOp<tile::MulOp>();
+          if (product && o.getKind() == "add" && tiles.count(product.getA()) && tiles.count(product.getB()) &&
+              tileType(product.getA()).getD() == tileType(product.getB()).getD()) {
+            for (auto [x, y] : llvm::zip(registers(product.getA()), registers(product.getB())))
+              sum = fma(x, y, sum);
+          } else {
+            for (Value v : registers(o.getX()))
+              sum = !sum ? v : o.getKind() == "max" ? maxNaN(sum, v) : fadd(sum, v);
+          }
           tiles[o.getOut()] = {sum};
         })
         .Case([&](arith::AddIOp o) { numbers[o] = add(number(o.getLhs()), number(o.getRhs())); })
@@ -731,7 +795,7 @@ struct KernelLowering : Emit {
       Value top = maxNaN(acc[n + 1], x[n + 1]);
       auto power = [&](Value old) {
         Value down = fsub(old, top);
-        return exp2(op.getNatural() ? fmul(down, all(1.4426950408889634)) : down);
+        return exp2(op.getNatural() ? fmul(down, all(log2e)) : down);
       };
       Value f = power(acc[n + 1]), g = power(x[n + 1]);
       Registers next;
@@ -741,15 +805,12 @@ struct KernelLowering : Emit {
       return next;
     });
     // No tokens: out = 0 and log2 0 = -inf. A NaN sum is not zero.
-    Value zero = all(0), none = compare(arith::CmpFPredicate::OEQ, r[n], zero), inverse = fdiv(all(1), r[n]);
+    Value zero = all(0), none = compare(arith::CmpFPredicate::OEQ, r[n], zero);
     Registers out;
     for (int64_t i = 0; i < n; ++i)
-      out.push_back(select(none, zero, fmul(r[i], inverse)));
+      out.push_back(select(none, zero, fdiv(r[i], r[n])));
     tiles[op.getResult()] = out;
-    Value logarithm = log2(r[n]);
-    if (op.getNatural())
-      logarithm = fmul(logarithm, all(0.6931471805599453));
-    tiles[op.getLse()] = {fadd(logarithm, r[n + 1])};
+    tiles[op.getLse()] = {fadd(op.getNatural() ? ln(r[n]) : log2(r[n]), r[n + 1])};
   }
 
   void emit(tile::MergeSumOp op) {
@@ -1618,10 +1679,12 @@ struct KernelLowering : Emit {
         .Default([&](Operation *o) { lower(o); });
   }
 
-  /// acc + Σ_d row·column: one chain for each addend and column.
+  /// acc + Σ_d row·column: one chain for each addend and column. A single addend's sum is finished before acc is added: then scores have the same bits in
+  /// every sweep, and x - lse is exact where one weight is all.
   void scores(tile::ContractOp op) {
     Registers sum(width);
-    if (op.getAcc())
+    bool together = op.getAcc() && op.getA().size() > 1;
+    if (together)
       sum = registers(op.getAcc());
     for (auto [i, av, bv] : llvm::enumerate(op.getA(), op.getB())) {
       Value row = av, col = bv;
@@ -1635,6 +1698,11 @@ struct KernelLowering : Emit {
           chain[c] = fma(column(col, c, d), r[d], chain[c]);
       for (int64_t c = 0; c < width; ++c)
         sum[c] = i == 0 ? chain[c] : fadd(sum[c], chain[c]);
+    }
+    if (op.getAcc() && !together) {
+      Registers acc = registers(op.getAcc());
+      for (int64_t c = 0; c < width; ++c)
+        sum[c] = arith::AddFOp::create(b, loc, sum[c], acc[c]);
     }
     tiles[op.getOut()] = sum;
   }
@@ -1739,23 +1807,28 @@ struct Functions : Emit {
                                0.0002161291631637141});
       return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {p, x, x, mask, current});
     });
-    define("flarec.log2", [&](Value x) {
-      // x = 2^e·m, m in [√½, √2); ln m = 2·artanh((m-1)/(m+1)).
-      Value tiny = compare(arith::CmpFPredicate::OLT, x, all(1.17549435e-38));
-      Value y = select(tiny, arith::MulFOp::create(b, loc, x, all(16777216.0)), x);
-      Value bits = bitcast(ivec(), y);
-      Value e = arith::ShRSIOp::create(b, loc, arith::SubIOp::create(b, loc, bits, allBits(0x3f3504f3)), allBits(23));
-      Value m = bitcast(vec(), arith::SubIOp::create(b, loc, bits, arith::ShLIOp::create(b, loc, e, allBits(23))));
-      Value s = fdiv(plain(m, all(1), true), plain(m, all(1), false)), s2 = fmul(s, s);
-      Value series = polynomial(s2, {1.0, 1 / 3.0, 1 / 5.0, 1 / 7.0, 1 / 9.0});
-      Value exponent = plain(arith::SIToFPOp::create(b, loc, vec(), e), select(tiny, all(24), all(0)), true);
-      Value r = fma(fmul(s, series), all(2 * 1.4426950408889634), exponent);
-      r = select(compare(arith::CmpFPredicate::OEQ, x, all(0)), all(-std::numeric_limits<double>::infinity()), r);
-      // NaN and +inf answer themselves, a negative number NaN.
-      Value plainNumber = compare(arith::CmpFPredicate::OLT, x, all(std::numeric_limits<double>::infinity()));
-      r = select(plainNumber, r, x);
-      return select(compare(arith::CmpFPredicate::OLT, x, all(0)), all(std::numeric_limits<double>::quiet_NaN()), r);
-    });
+    define("flarec.log2", [&](Value x) { return logarithm(x, 1, 0, log2e); });
+    define("flarec.ln", [&](Value x) { return logarithm(x, 0.693145751953125, 1.42860682030941723212e-6, 1); });
+  }
+
+  /// e·(high + low) + unit·ln m for x = 2^e·m, m in [√½, √2), with ln m = 2·artanh((m-1)/(m+1)). `high` is short, so that e·high is exact.
+  Value logarithm(Value x, double high, double low, double unit) {
+    Value tiny = compare(arith::CmpFPredicate::OLT, x, all(1.17549435e-38));
+    Value y = select(tiny, arith::MulFOp::create(b, loc, x, all(16777216.0)), x);
+    Value bits = bitcast(ivec(), y);
+    Value e = arith::ShRSIOp::create(b, loc, arith::SubIOp::create(b, loc, bits, allBits(0x3f3504f3)), allBits(23));
+    Value m = bitcast(vec(), arith::SubIOp::create(b, loc, bits, arith::ShLIOp::create(b, loc, e, allBits(23))));
+    Value s = fdiv(plain(m, all(1), true), plain(m, all(1), false)), s2 = fmul(s, s);
+    Value series = polynomial(s2, {1.0, 1 / 3.0, 1 / 5.0, 1 / 7.0, 1 / 9.0});
+    Value exponent = plain(arith::SIToFPOp::create(b, loc, vec(), e), select(tiny, all(24), all(0)), true);
+    Value fraction = fmul(fmul(s, series), all(2 * unit));
+    if (low)
+      fraction = fma(exponent, all(low), fraction);
+    Value r = fma(exponent, all(high), fraction);
+    r = select(compare(arith::CmpFPredicate::OEQ, x, all(0)), all(-std::numeric_limits<double>::infinity()), r);
+    // NaN and +inf answer themselves, a negative number NaN.
+    r = select(compare(arith::CmpFPredicate::OLT, x, all(std::numeric_limits<double>::infinity())), r, x);
+    return select(compare(arith::CmpFPredicate::OLT, x, all(0)), all(std::numeric_limits<double>::quiet_NaN()), r);
   }
 };
 
