@@ -517,7 +517,9 @@ struct KernelLowering : Emit {
   Value exp2(Value x) { return call("flarec.exp2", x); }
   Value log2(Value x) { return call("flarec.log2", x); }
   Value ln(Value x) { return call("flarec.ln", x); }
-  Value call(StringRef name, Value x) { return LLVM::CallOp::create(b, loc, TypeRange{vec()}, name, ValueRange{x}).getResult(); }
+  /// 2^(x·c) for |x·c| < 2^20, without the rounding of the product.
+  Value exp2OfSmall(Value x, Value c) { return call("flarec.exp2_of_small", {x, c}); }
+  Value call(StringRef name, ValueRange x) { return LLVM::CallOp::create(b, loc, TypeRange{vec()}, name, x).getResult(); }
 
   /// An elementwise op on operands given by `get`; null if it is none.
   template <typename F> Value apply(Operation *op, F get) {
@@ -566,9 +568,6 @@ struct KernelLowering : Emit {
       x = fneg(x);
     Value high = arith::MulFOp::create(b, loc, x, c);
     Value low = fma(x, c, fneg(high));
-    // What log2(e) has beyond 24 bits.
-    if (isNumber(p.factor, log2e))
-      low = fma(x, all(log2e - double(float(log2e))), low);
     Value r = exp2(high), change = fmul(r, fmul(low, all(1 / log2e)));
     // Where r is infinite or the product not finite, nothing is to be mended.
     return select(compare(arith::CmpFPredicate::OLT, LLVM::FAbsOp::create(b, loc, change), r), fadd(r, change), r);
@@ -1624,12 +1623,30 @@ struct KernelLowering : Emit {
     return r;
   }
 
+  /// c, where op is 2^(c·x) with bounded scores x that nothing normalises afterwards: the product's rounding would stay.
+  Value factorOfSmall(Operation *op) {
+    auto e = dyn_cast<tile::Exp2Op>(op);
+    auto scale = e ? e.getA().getDefiningOp<tile::ScaleOp>() : tile::ScaleOp();
+    auto branch = current->op->getParentOfType<scf::IfOp>();
+    if (!scale || !branch || !branch.thenBlock()->findAncestorOpInBlock(*op) || !tiles.count(scale.getA()) ||
+        llvm::any_of(op->getUsers(), [](Operation *u) { return isa<tile::SumOp>(u); }))
+      return {};
+    return scale.getFactor();
+  }
+
   void lowerPair(Operation *op) {
     if (isElementwise(op)) {
       TileType t = tileType(op->getResult(0));
       if (!hasColumns(t))
         return lower(op);
       Registers r;
+      if (Value factor = factorOfSmall(op)) {
+        Value x = op->getOperand(0).getDefiningOp()->getOperand(0), c = splat(number(factor));
+        for (Value v : registers(x))
+          r.push_back(exp2OfSmall(v, c));
+        tiles[op->getResult(0)] = r;
+        return;
+      }
       for (int64_t c = 0; c < width; ++c)
         r.push_back(apply(op, [&](Value o) {
           TileType x = tileType(o);
@@ -1762,12 +1779,15 @@ struct KernelLowering : Emit {
 /// Defines flarec.exp2 and flarec.log2 on vectors. A function named f.avx512 takes f's place where there is AVX-512 (codegen/Targets.cpp).
 struct Functions : Emit {
   template <typename F> void define(StringRef name, F body) {
+    define(name, 1, [&](ValueRange args) { return body(args[0]); });
+  }
+  template <typename F> void define(StringRef name, unsigned arguments, F body) {
     OpBuilder::InsertionGuard guard(b);
-    auto f = LLVM::LLVMFuncOp::create(b, loc, name, LLVM::LLVMFunctionType::get(vec(), {vec()}), LLVM::Linkage::Internal);
+    auto f = LLVM::LLVMFuncOp::create(b, loc, name, LLVM::LLVMFunctionType::get(vec(), SmallVector<Type>(arguments, vec())), LLVM::Linkage::Internal);
     f.setPassthroughAttr(b.getArrayAttr({b.getStringAttr("alwaysinline")}));
     Block *entry = f.addEntryBlock(b);
     b.setInsertionPointToStart(entry);
-    Value r = body(entry->getArgument(0));
+    Value r = body(ValueRange(entry->getArguments()));
     LLVM::ReturnOp::create(b, loc, ValueRange{r});
   }
   Value polynomial(Value x, ArrayRef<double> c) {
@@ -1782,30 +1802,42 @@ struct Functions : Emit {
 
   void run() {
     // Minimax in the relative error (2e-9) on a unit interval among those that are exact at 0.
+    const double nearest[] = {1.0, 0.6931471824645996, 0.24022647738456726, 0.055503323674201965, 0.00961843691766262, 0.0013398875016719103,
+                              0.00015353361959569156};
+    const double below[] = {1.0, 0.6931470632553101, 0.2402293086051941, 0.055485282093286514, 0.009675451554358006, 0.0012467845808714628,
+                            0.0002161291631637141};
+    auto intrinsic = [&](StringRef name, ValueRange args) {
+      return LLVM::CallIntrinsicOp::create(b, loc, vec(), b.getStringAttr(name), args).getResult(0);
+    };
+    // The nearest integer plus 127 in the low bits of a number.
+    const double magic = 12582912.0 + 127;
+    auto power = [&](Value shifted) { return bitcast(vec(), arith::ShLIOp::create(b, loc, bitcast(ivec(), shifted), allBits(23))); };
     define("flarec.exp2", [&](Value x) {
-      // Below -126 and above 127 the nearest bound; comparisons are ordered so that NaN passes.
+      // Below -126 and above 127 the nearest bound; comparisons are ordered so that NaN passes, and comes out of the polynomial.
       Value low = all(-126), high = all(127);
       x = select(compare(arith::CmpFPredicate::OLT, x, low), low, x);
       x = select(compare(arith::CmpFPredicate::OGT, x, high), high, x);
-      // The nearest integer plus 127 in the low bits; NaN comes out of the polynomial.
-      Value magic = all(12582912.0 + 127);
-      Value shifted = plain(x, magic, false);
-      Value f = plain(x, plain(shifted, magic, true), true);
-      Value p = polynomial(f, {1.0, 0.6931471824645996, 0.24022647738456726, 0.055503323674201965, 0.00961843691766262, 0.0013398875016719103,
-                               0.00015353361959569156});
-      Value power = bitcast(vec(), arith::ShLIOp::create(b, loc, bitcast(ivec(), shifted), allBits(23)));
-      return arith::MulFOp::create(b, loc, p, power);
+      Value shifted = plain(x, all(magic), false);
+      Value f = plain(x, plain(shifted, all(magic), true), true);
+      return arith::MulFOp::create(b, loc, polynomial(f, nearest), power(shifted));
     });
     define("flarec.exp2.avx512", [&](Value x) {
-      auto intrinsic = [&](StringRef name, ValueRange args) {
-        return LLVM::CallIntrinsicOp::create(b, loc, vec(), b.getStringAttr(name), args).getResult(0);
-      };
       Value mask = arith::ConstantOp::create(b, loc, b.getI16IntegerAttr(-1)), current = c32(4);
       // x - floor x, then the polynomial times 2^floor x: overflow gives inf, underflow 0, NaN NaN.
       Value f = intrinsic("llvm.x86.avx512.mask.reduce.ps.512", {x, c32(9), x, mask, current});
-      Value p = polynomial(f, {1.0, 0.6931470632553101, 0.2402293086051941, 0.055485282093286514, 0.009675451554358006, 0.0012467845808714628,
-                               0.0002161291631637141});
-      return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {p, x, x, mask, current});
+      return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {polynomial(f, below), x, x, mask, current});
+    });
+    define("flarec.exp2_of_small", 2, [&](ValueRange args) {
+      Value x = args[0], c = args[1];
+      Value shifted = fma(x, c, all(magic));
+      Value f = fma(x, c, fneg(plain(shifted, all(magic), true)));
+      return arith::MulFOp::create(b, loc, polynomial(f, nearest), power(shifted));
+    });
+    define("flarec.exp2_of_small.avx512", 2, [&](ValueRange args) {
+      Value x = args[0], c = args[1], mask = arith::ConstantOp::create(b, loc, b.getI16IntegerAttr(-1)), current = c32(4);
+      Value whole = plain(fma(x, c, all(12582912.0)), all(12582912.0), true);
+      Value f = fma(x, c, fneg(whole));
+      return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {polynomial(f, nearest), whole, whole, mask, current});
     });
     define("flarec.log2", [&](Value x) { return logarithm(x, 1, 0, log2e); });
     define("flarec.ln", [&](Value x) { return logarithm(x, 0.693145751953125, 1.42860682030941723212e-6, 1); });
