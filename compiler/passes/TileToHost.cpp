@@ -1623,13 +1623,12 @@ struct KernelLowering : Emit {
     return r;
   }
 
-  /// c, where op is 2^(c·x) with bounded scores x that nothing normalises afterwards: the product's rounding would stay.
+  /// c, where op is 2^(c·x) with bounded scores x: the product's rounding would not be that of x - lse later.
   Value factorOfSmall(Operation *op) {
     auto e = dyn_cast<tile::Exp2Op>(op);
     auto scale = e ? e.getA().getDefiningOp<tile::ScaleOp>() : tile::ScaleOp();
     auto branch = current->op->getParentOfType<scf::IfOp>();
-    if (!scale || !branch || !branch.thenBlock()->findAncestorOpInBlock(*op) || !tiles.count(scale.getA()) ||
-        llvm::any_of(op->getUsers(), [](Operation *u) { return isa<tile::SumOp>(u); }))
+    if (!scale || !branch || !branch.thenBlock()->findAncestorOpInBlock(*op) || !tiles.count(scale.getA()))
       return {};
     return scale.getFactor();
   }
