@@ -515,6 +515,9 @@ struct SweepBuilder {
               FlareTensorType a = typeOf(sub.getB());
               if (s.cols == Index::n ? !a.getTokens() : !a.getLatents())
                 x = maskColumns(x, s.cols);
+              // Rows past the last token matter where rows are summed.
+              if (safe && s.rows == Index::n && !a.getTokens() && sumsRows())
+                x = maskRows(x);
             }
             return tile::Exp2Op::create(inner, s.loc, t, x);
           })
@@ -532,6 +535,17 @@ struct SweepBuilder {
     }
 
     //- Reductions
+
+    /// Does the region contract pairs over its rows?
+    bool sumsRows() {
+      return llvm::any_of(region.front(), [&](Operation &op) { return reduces(&op) && overOf(&op) == s.rows; });
+    }
+
+    Value maskRows(Value x) {
+      Value first = arith::AddIOp::create(inner, s.loc, arith::AddIOp::create(inner, s.loc, body->getArgument(0), s.n0), s.workerRow);
+      return tile::MaskOp::create(inner, s.loc, x.getType(), x, s.rows, first, Value(tile::TokensOp::create(inner, s.loc)),
+                                  APFloat::getInf(APFloat::IEEEsingle(), true));
+    }
 
     Value maskColumns(Value x, Index over) {
       if (over != s.cols)

@@ -582,7 +582,14 @@ struct KernelLowering : Emit {
             slots.push_back({{a[2 * u], a[2 * u + 1]}, w[u + units * half]});
           } else {
             auto at = [&](int d1, int r8) { return a[d1 + 2 * r8 + 4 * u]; };
-            acc = mmaTf32x3({at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, {w[2 * u + 2 * units * half], w[1 + 2 * u + 2 * units * half]}, acc);
+            SmallVector<Value> left{at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, right{w[2 * u + 2 * units * half], w[1 + 2 * u + 2 * units * half]};
+            if (u == 0) {
+              acc = mmaTf32x3(left, right, acc);
+            } else { // rounding additions between units, as for weights
+              Registers sum = mmaTf32x3(left, right, Registers(4, zero));
+              for (int i = 0; i < 4; ++i)
+                acc[i] = fadd(acc[i], sum[i]);
+            }
           }
         }
       }

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one call: accuracy against fp64, layouts, repeatability, compute-sanitizer, training, benchmarks. One line a check.
+# Wants a build in build/ (lib/libflarec_compiler.so, lib/libflarec_torch.so, bin/flare-train, and bin/flarec) and a python3 with PyTorch.
+#
+#   tests/gpu/run.sh [--quick] [OUTPUT_DIRECTORY]
+#
+# Writes summary.txt, accuracy.txt and bench*.json into the directory (default: a temporary one), ends with the number of failures.
+set -u
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+quick=0
+[ "${1:-}" = --quick ] && { quick=1; shift; }
+out=${1:-$(mktemp -d)}
+mkdir -p "$out"
+export PYTHONUNBUFFERED=1
+torch_lib=$(python3 -c 'import torch, os; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')
+export LD_LIBRARY_PATH=$torch_lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+failures=0
+note() { echo "$1" | tee -a "$out/summary.txt"; }
+check() { # name, command…
+  local name=$1; shift
+  local start=$SECONDS
+  if "$@" > "$out/log.txt" 2>&1; then note "ok   $name ($((SECONDS - start)) s)"; else note "FAIL $name ($((SECONDS - start)) s)"; tail -n 15 "$out/log.txt"; failures=$((failures + 1)); fi
+}
+
+: > "$out/summary.txt"
+note "flarec $(cat build/revision 2>/dev/null || git rev-parse --short HEAD 2>/dev/null || echo '?'), $(python3 -c 'import torch; print(torch.cuda.get_device_name(), "torch", torch.__version__)'), driver $(nvidia-smi --query-gpu=driver_version --format=csv,noheader), $(date +%F)"
+
+# Accuracy: eight processes, each with one head dimension and dtype.
+latents="1 16 17 64 128 512"; tokens="0 1 63 64 65 4099"
+[ $quick = 1 ] && { latents="1 17 128"; tokens="0 1 65 4099"; }
+pids=()
+for dtype in bf16 fp32; do
+  for d in 4 8 16 32; do
+    (cd tests/ops && python3 accuracy.py --device cuda --head-dims $d --latents $latents --tokens $tokens --dtypes $dtype --scores 1 10 outliers) \
+      > "$out/accuracy-$dtype-$d.txt" 2>&1 &
+    pids+=($!)
+  done
+done
+for pid in "${pids[@]}"; do wait "$pid"; done
+for dtype in bf16 fp32; do
+  for d in 4 8 16 32; do
+    last=$(tail -n 1 "$out/accuracy-$dtype-$d.txt")
+    bad=$(grep -c '^FAIL' "$out/accuracy-$dtype-$d.txt")
+    if [ "$bad" = 0 ] && [[ $last == *"checks hold"* ]]; then note "ok   accuracy $dtype D=$d: $last"; else note "FAIL accuracy $dtype D=$d: $last"; failures=$((failures + 1)); grep '^FAIL' "$out/accuracy-$dtype-$d.txt" | cut -c1-260; fi
+  done
+done
+pooled=()
+for dtype in bf16 fp32; do
+  (cd tests/ops && python3 accuracy.py --device cuda --pooled --head-dims 4 8 16 32 --dtypes $dtype) > "$out/pooled-$dtype.txt" 2>&1 &
+  pooled+=($!)
+done
+check "layouts, repeatability, streams, graphs, non-finite values" python3 tests/gpu/layouts.py
+for pid in "${pooled[@]}"; do wait "$pid"; done
+for dtype in bf16 fp32; do
+  last=$(tail -n 1 "$out/pooled-$dtype.txt")
+  if grep -q '^FAIL' "$out/pooled-$dtype.txt" || [[ $last != *"checks hold"* ]]; then note "FAIL pooled accuracy $dtype: $last"; failures=$((failures + 1)); grep '^FAIL' "$out/pooled-$dtype.txt" | cut -c1-260; else note "ok   pooled accuracy $dtype: $last"; fi
+done
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck; do
+    check "compute-sanitizer $tool" timeout 200 compute-sanitizer --tool $tool --kernel-regex kns=mixer --error-exitcode 9 python3 tests/gpu/layouts.py --small
+  done
+fi
+if [ -x build/bin/flare-train ]; then
+  data=${FLAREC_DATA:-../shared/data/darcy}
+  [ -e "$data/train_16_x.npy" ] || data=synthetic
+  train() { build/bin/flare-train --data "$data" --device cuda --attention flarec --blocks 2 --channels 64 --heads 8 --latents 32 --batch 8 --epochs 15 --seed 0; }
+  check "flare-train on $data" train
+  note "     $(tail -n 1 "$out/log.txt")"
+  check "losses agree with SDPA's as two of its backends do" python3 tests/ops/compare_losses.py --device cuda --data "$data"
+fi
+python3 - <<'PY' | tee -a "$out/summary.txt"
+import os, sys, tempfile, time
+sys.path.insert(0, "tests/ops")
+os.environ["CUDA_CACHE_DISABLE"] = "1"
+import flarec_test, torch
+ops = flarec_test.load()
+x = torch.randn(1, 8, 64, 8, device="cuda", dtype=torch.bfloat16)
+q = torch.randn(8, 128, 8, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+torch.cuda.synchronize()
+t = time.perf_counter()
+y = ops.mixer(q, x, x, 1.0)
+torch.autograd.grad(y.sum(), q)
+torch.cuda.synchronize()
+print(f"     from description to the first gradients, cold: {time.perf_counter() - t:.2f} s")
+PY
+shapes=(8,8,64,1048576 8,8,128,1048576 8,8,512,1048576 16,4,256,1048576 8,16,128,1048576 8,32,128,1048576 8,8,128,131072 8,8,128,16384)
+[ $quick = 1 ] && shapes=(8,8,128,1048576)
+python3 bench/mixer.py --shapes "${shapes[@]}" --json "$out/bench.json" 2> /dev/null | tee -a "$out/summary.txt"
+[ $quick = 1 ] || python3 bench/mixer.py --dtype fp32 --rounds 7 --shapes 8,8,128,1048576 --json "$out/bench-fp32.json" 2> /dev/null | grep -v '^ ' | tee -a "$out/summary.txt"
+# Few files: all accuracy lines in one.
+cat "$out"/accuracy-*.txt "$out"/pooled-*.txt > "$out/accuracy.txt" && rm -f "$out"/accuracy-*.txt "$out"/pooled-*.txt "$out/log.txt"
+note "$failures checks failed"
+exit $((failures != 0))
