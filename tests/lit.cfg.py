@@ -6,7 +6,7 @@ import lit.formats
 config.name = "flarec"
 config.test_format = lit.formats.ShTest(True)
 config.suffixes = [".mlir"]
-config.excludes = ["runtime", "ops", "codegen", "compiler", "layout", "gpu"]
+config.excludes = ["Inputs", "runtime", "ops", "codegen", "compiler", "layout", "gpu"]
 config.test_source_root = os.path.dirname(__file__)
 root = os.path.dirname(config.test_source_root)
 flare_opt = lit_config.params.get("flare_opt", os.path.join(root, "build", "bin", "flare-opt"))

@@ -81,6 +81,36 @@ void LayoutAttr::print(AsmPrinter &p) const {
   p << ">";
 }
 
+//===-- Configurations -------------------------------------------------------//
+
+// What no sweep on any target can be run by; whether it fits a sweep is the lowering's to say.
+LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index rows, int64_t tile, int64_t heads,
+                                 int64_t rowGroups, int64_t workers, int64_t workerRows, int64_t stages, int64_t unroll,
+                                 int64_t blocks, StringAttr sums, StringAttr exp, StringAttr park, int64_t minBlocks) {
+  if (rows == Index::d)
+    return error() << "rows are tokens (n) or latents (m), not channels (d)";
+  for (auto [name, value, unit] : {std::tuple("tile", tile, blockSize), std::tuple("worker_rows", workerRows, blockSize),
+                                   std::tuple("heads", heads, int64_t(1)), std::tuple("row_groups", rowGroups, int64_t(1)),
+                                   std::tuple("workers", workers, int64_t(1)), std::tuple("stages", stages, int64_t(1)),
+                                   std::tuple("blocks", blocks, int64_t(1)), std::tuple("min_blocks", minBlocks, int64_t(1))})
+    if (value < unit || value % unit)
+      return error() << name << " = " << value << " must be a positive multiple of " << unit;
+  if (unroll < 0)
+    return error() << "unroll = " << unroll << " must be 0 (all) or a number of column blocks";
+  if (32 * heads * workers > 1024)
+    return error() << "heads = " << heads << " of " << workers << " workers are " << 32 * heads * workers
+                   << " threads; a block has 1024 at most";
+  if (sums.getValue() != "mma" && sums.getValue() != "add")
+    return error() << "sums = " << sums << " must be \"mma\" or \"add\"";
+  if (park.getValue() != "shared" && park.getValue() != "none")
+    return error() << "park = " << park << " must be \"shared\" or \"none\"";
+  StringRef share = exp.getValue();
+  unsigned k;
+  if (share != "mufu" && share != "poly5" && (!share.consume_front("poly3:") || share.getAsInteger(10, k) || k > 8))
+    return error() << "exp = " << exp << " must be \"mufu\", \"poly5\", or \"poly3:k\" with k from 0 to 8";
+  return success();
+}
+
 //===-- Types ----------------------------------------------------------------//
 
 static ParseResult parseSizes(AsmParser &p, int64_t (&sizes)[3]) {

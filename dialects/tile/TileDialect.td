@@ -63,7 +63,7 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     | unroll | column blocks handled at once (0: all) |
     | blocks | blocks to aim for over all splits |
     | sums | `mma` or `add`: how row sums are made |
-    | exp | `mufu`, or `poly3:k`: k of 8 exponentials by a polynomial on the FMA pipe |
+    | exp | `mufu`; `poly3:k`: k of 8 exponentials by a polynomial on the FMA pipe; `poly5`: all of them by one, on the host |
     | park | `shared`: latent operands parked in fast memory; `none`: computed again for each block of columns |
     | min_blocks | resident blocks an SM to compile for (sets the register limit) |
   }];
@@ -72,6 +72,7 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     "int64_t":$unroll, "int64_t":$blocks, "::mlir::StringAttr":$sums, "::mlir::StringAttr":$exp, "::mlir::StringAttr":$park,
     "int64_t":$min_blocks);
   let assemblyFormat = "`<` struct(params) `>`";
+  let genVerifyDecl = 1;
   let extraClassDeclaration = [{
     int64_t getThreads() const { return 32 * getHeads() * getWorkers(); }
   }];

@@ -1,0 +1,55 @@
+// A configuration that nothing can be run by is refused where it is read.
+// RUN: flare-opt %s -split-input-file -verify-diagnostics
+
+// expected-error @+1 {{rows are tokens (n) or latents (m), not channels (d)}}
+func.func private @f() attributes {c = #tile.config<rows = d, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{tile = 24 must be a positive multiple of 16}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 24, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{worker_rows = 0 must be a positive multiple of 16}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 0, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{heads = -1 must be a positive multiple of 1}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = -1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{workers = 0 must be a positive multiple of 1}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 0, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{unroll = -1 must be 0 (all) or a number of column blocks}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = -1, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{heads = 16 of 4 workers are 2048 threads; a block has 1024 at most}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 16, row_groups = 1, workers = 4, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{sums = "tree" must be "mma" or "add"}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "tree", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{exp = "poly3:9" must be "mufu", "poly5", or "poly3:k" with k from 0 to 8}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "poly3:9", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{park = "l2" must be "shared" or "none"}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "l2", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{expected ','}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64>}
