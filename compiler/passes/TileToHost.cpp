@@ -1684,12 +1684,12 @@ struct KernelLowering : Emit {
           tiles[o.getOut()] = {r};
         })
         .Case([&](tile::MaskOp o) {
-          if (o.getOver() != cols)
-            return void(fail(o, "masks rows"));
           Value left = sub(number(o.getLimit()), number(o.getFirst())), fill = all(o.getFill().convertToDouble());
+          bool isRow = o.getOver() == rows;
+          Value valid = isRow ? below(left) : Value();
           Registers r;
           for (auto [c, x] : llvm::enumerate(registers(o.getX())))
-            r.push_back(select(splat(lt(c64(c), left)), x, fill));
+            r.push_back(select(isRow ? valid : splat(lt(c64(c), left)), x, fill));
           tiles[o.getOut()] = r;
         })
         .Default([&](Operation *o) { lower(o); });
