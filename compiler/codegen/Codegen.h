@@ -21,6 +21,7 @@
 #include "llvm/Support/Error.h"
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace llvm {
 class LLVMContext;
@@ -81,6 +82,15 @@ llvm::Expected<GpuTarget> findGpuTarget(llvm::StringRef chip);
 llvm::Expected<std::string> emitPtx(const llvm::Module &module,
                                     const GpuTarget &target,
                                     Pipeline pipeline = Pipeline::Reduced);
+
+/// A kernel and a PTX module that holds it alone.
+struct KernelPtx {
+  std::string name, ptx;
+};
+
+/// Each kernel as a PTX module of its own, generated in parallel: drivers assemble such modules in parallel too. The text does
+/// not depend on the number of threads.
+llvm::Expected<std::vector<KernelPtx>> emitPtxByKernel(const llvm::Module &module, const GpuTarget &target);
 
 //===----------------------------------------------------------------------===//
 // Host

@@ -375,25 +375,37 @@ struct Compiler {
       auto gpu = findGpuTarget(request.target);
       if (!gpu)
         return gpu.takeError();
-      std::string ptx;
-      {
+      // One text where somebody wants to see it or has written it, otherwise a blob a kernel: they are made and loaded in parallel.
+      if (request.emit.empty() && request.dump.empty() && !request.report && replacement.first != "ptx") {
         Timer t{*this, "ptx"};
-        auto p = emitPtx(*llvmModule, *gpu);
-        if (!p)
-          return p.takeError();
-        ptx = std::move(*p);
+        auto kernels = emitPtxByKernel(*llvmModule, *gpu);
+        if (!kernels)
+          return kernels.takeError();
+        std::map<std::string, int64_t> blobOf;
+        for (KernelPtx &k : *kernels) {
+          blobOf[k.name] = int64_t(code.size());
+          addBlob(k.ptx + '\0', llvm::json::Object{{"kind", "ptx"}});
+        }
+        pointAtBlobs(*json, blobOf);
+      } else {
+        std::string ptx = replacement.second;
+        if (replacement.first != "ptx") {
+          Timer t{*this, "ptx"};
+          auto p = emitPtx(*llvmModule, *gpu);
+          if (!p)
+            return p.takeError();
+          ptx = std::move(*p);
+        }
+        auto shown = show(number + 2, "ptx", [&] { return ptx; });
+        if (!shown)
+          return shown.takeError();
+        if (*shown)
+          return emitted;
+        if (request.report)
+          if (auto e = report(ptx))
+            return std::move(e);
+        addBlob(ptx + '\0', llvm::json::Object{{"kind", "ptx"}});
       }
-      if (replacement.first == "ptx")
-        ptx = replacement.second;
-      auto shown = show(number + 2, "ptx", [&] { return ptx; });
-      if (!shown)
-        return shown.takeError();
-      if (*shown)
-        return emitted;
-      if (request.report)
-        if (auto e = report(ptx))
-          return std::move(e);
-      addBlob(ptx + '\0', llvm::json::Object{{"kind", "ptx"}});
     } else {
       llvm::SmallVector<std::string> symbols;
       for (llvm::Function &f : *llvmModule)
@@ -430,6 +442,17 @@ struct Compiler {
     std::string text;
     llvm::raw_string_ostream(text) << llvm::json::Value(std::move(manifest));
     return pack(text, blobs);
+  }
+
+  /// Gives each kernel and variant of the manifest's functions the number of the blob that holds it.
+  static void pointAtBlobs(llvm::json::Value &functions, const std::map<std::string, int64_t> &blobOf) {
+    for (llvm::json::Value &f : *functions.getAsArray())
+      for (llvm::json::Value &k : *f.getAsObject()->getArray("kernels")) {
+        auto point = [&](llvm::json::Object &o) { o["code"] = blobOf.at(o.getString("symbol")->str()); };
+        point(*k.getAsObject());
+        for (llvm::json::Value &v : *k.getAsObject()->getArray("variants"))
+          point(*v.getAsObject());
+      }
   }
 
   /// What the assembler makes of the kernels.

@@ -35,7 +35,9 @@ Module::Module(std::shared_ptr<const Artefact> artefact)
       if (kernel.variants.empty())
         symbols.push_back({kernel.symbol, kernel.code, kernel.shared});
       for (const VariantSpec &variant : kernel.variants)
-        symbols.push_back({variant.symbol, kernel.code, kernel.shared});
+        symbols.push_back({variant.symbol,
+                           variant.code >= 0 ? variant.code : kernel.code,
+                           kernel.shared});
     }
   }
   if (isHost()) {

@@ -5,6 +5,9 @@
 
 #include <fmt/format.h>
 
+#include <functional>
+#include <thread>
+
 using namespace flarec;
 
 namespace {
@@ -44,7 +47,7 @@ const std::vector<cuda::Function> &GpuCode::functions(int device) {
     checkTarget(artefact->manifest().target, device);
     DeviceGuard guard(device);
     AllowDuringCapture allow(driver);
-    loadLibraries(driver);
+    loadLibraries(driver, device);
     loaded.push_back(
         std::make_unique<std::vector<cuda::Function>>(load(driver, device)));
     slot = loaded.back().get();
@@ -52,11 +55,42 @@ const std::vector<cuda::Function> &GpuCode::functions(int device) {
   return *slot.load();
 }
 
-void GpuCode::loadLibraries(const CudaDriver &driver) {
+/// Runs body(0) … body(count - 1) on as many threads as there are processors;
+/// passes the first exception on.
+static void inParallel(size_t count, const std::function<void(size_t)> &body) {
+  std::atomic<size_t> next = 0;
+  std::mutex mutex;
+  std::exception_ptr failure;
+  auto work = [&] {
+    for (size_t i; (i = next++) < count;)
+      try {
+        body(i);
+      } catch (...) {
+        std::lock_guard lock(mutex);
+        if (!failure)
+          failure = std::current_exception();
+      }
+  };
+  size_t processors = std::max(1u, std::thread::hardware_concurrency());
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < std::min(count, processors); ++i)
+    threads.emplace_back(work);
+  work();
+  for (std::thread &thread : threads)
+    thread.join();
+  if (failure)
+    std::rethrow_exception(failure);
+}
+
+// The driver assembles PTX when a library is loaded, about 0.1 s a kernel: one
+// blob a kernel, all at the same time.
+void GpuCode::loadLibraries(const CudaDriver &driver, int device) {
   if (!libraries.empty())
     return;
   std::vector<Library> fresh(artefact->manifest().code.size());
-  for (size_t i = 0; i < fresh.size(); ++i) {
+  inParallel(fresh.size(), [&](size_t i) {
+    DeviceGuard guard(device);
+    AllowDuringCapture allow(driver);
     Library &library = fresh[i];
     library.log = new char[logSize]();
     int options[] = {cuda::ErrorLogBuffer, cuda::ErrorLogBufferSizeBytes};
@@ -69,7 +103,16 @@ void GpuCode::loadLibraries(const CudaDriver &driver) {
                                       artefact->manifest().target,
                                       library.log[0] ? "; it says: " : "",
                                       library.log));
-  }
+    // Loading is lazy by default: asking for the function does the work.
+    for (const GpuSymbol &symbol : symbols) {
+      cuda::Kernel kernel;
+      cuda::Function function;
+      if (size_t(symbol.code) == i &&
+          driver.libraryGetKernel(&kernel, library.handle,
+                                  symbol.name.c_str()) == cuda::Success)
+        driver.kernelGetFunction(&function, kernel); // load() checks
+    }
+  });
   libraries = std::move(fresh);
 }
 

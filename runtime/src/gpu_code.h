@@ -32,7 +32,7 @@ public:
   const std::vector<cuda::Function> &functions(int device);
 
 private:
-  void loadLibraries(const CudaDriver &driver);
+  void loadLibraries(const CudaDriver &driver, int device);
   std::vector<cuda::Function> load(const CudaDriver &driver, int device);
 
   struct Library {

@@ -152,13 +152,15 @@ SweepSpec parseSweep(const Node &node) {
           node["row_groups"].integer(1, any), node["blocks"].integer(1, any)};
 }
 
-VariantSpec parseVariant(const Node &node, size_t tensors) {
+VariantSpec parseVariant(const Node &node, size_t tensors, size_t blobs) {
   VariantSpec variant;
   variant.symbol = node["symbol"].symbol();
   variant.alignment = node["alignment"].integer(0, 1 << 20);
   variant.tensors = node["tensors"].list([&](const Node &index) {
     return int(index.integer(0, int64_t(tensors) - 1));
   });
+  if (node.has("code"))
+    variant.code = int(node["code"].integer(0, int64_t(blobs) - 1));
   return variant;
 }
 
@@ -178,7 +180,8 @@ KernelSpec parseKernel(const Node &node, const FunctionSpec &function,
   kernel.shared = node["shared"].integer(0, 1 << 30);
   kernel.code = int(node["code"].integer(0, int64_t(manifest.code.size()) - 1));
   kernel.variants = node["variants"].list([&](const Node &variant) {
-    return parseVariant(variant, function.tensors.size());
+    return parseVariant(variant, function.tensors.size(),
+                        manifest.code.size());
   });
   return kernel;
 }
@@ -295,10 +298,14 @@ std::string Manifest::json() const {
       node["shared"] = kernel.shared;
       node["code"] = kernel.code;
       node["variants"] = Json::array();
-      for (const VariantSpec &variant : kernel.variants)
-        node["variants"].push_back({{"symbol", variant.symbol},
-                                    {"alignment", variant.alignment},
-                                    {"tensors", variant.tensors}});
+      for (const VariantSpec &variant : kernel.variants) {
+        Json &form = node["variants"].emplace_back(
+            Json{{"symbol", variant.symbol},
+                 {"alignment", variant.alignment},
+                 {"tensors", variant.tensors}});
+        if (variant.code >= 0)
+          form["code"] = variant.code;
+      }
     }
     root["functions"].push_back({{"name", function.name},
                                  {"tensors", std::move(tensors)},

@@ -54,6 +54,7 @@ struct VariantSpec {
   std::string symbol;
   int64_t alignment = 0;
   std::vector<int> tensors;
+  int code = -1; ///< its blob; -1: the kernel's
 };
 
 struct KernelSpec {
