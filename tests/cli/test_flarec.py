@@ -271,7 +271,7 @@ class Configuration(Case):
         base = ["compile", *SMALL, "--target", "sm_90a", "-o", self.path("m.flare"), "--config"]
         self.refused(*base, "nonsense", says=["cannot read the configuration 'nonsense'", "--emit sweeps"])
         self.refused(*base, "#tile.config<rows = q>", says="expected one of [n, m, d]")
-        self.refused(*base, self.heuristic("m").replace("rows = m", "rows = d"), says="there is none")
+        self.refused(*base, self.heuristic("m").replace("rows = m", "rows = d"), says="rows are tokens (n) or latents (m), not channels (d)")
 
     def test_what_does_not_fit_is_refused(self):
         config = self.heuristic("m")
