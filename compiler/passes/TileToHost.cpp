@@ -4,7 +4,7 @@
 // heads, so that a cache line, which holds several heads of a token, is fetched from memory once. What a head keeps from tile to tile
 // (accumulators, latent operands) lies in scratch memory, block after block of 16 rows:
 //
-//     scratch: [head 0: operands, state, numbers, tables of latents] [head 1: …] … [table of tokens, pairs between phases]
+//     scratch: [a few rows] [head 0: operands, state, numbers, tables of latents] [head 1: …] … [table of tokens, pairs between phases]
 //
 // Column operands are read one number at a time, broadcast to all lanes, from a *table*: one row a column, the columns of all operands side by
 // side, so that a loop over columns moves a single pointer. With tokens as columns the table is made for each tile: rows are copied, widened and
@@ -300,6 +300,7 @@ struct KernelLowering : Emit {
   Value batch, split, rowGroup, head, firstHead, headsHere, mayStore;
   Value scratch, headBase;
   Value blockRow; // first row of the block within a tile of several (null: 0)
+  bool tileIsFull = false; // no token past the last one
   LogicalResult status = success();
 
   KernelLowering(OpBuilder builder, Location loc, tile::ProgramOp program, tile::KernelOp kernel)
@@ -385,28 +386,45 @@ struct KernelLowering : Emit {
     return out;
   }
 
-  /// 16 rows with rows across lanes; those from `left` on are 0 (null: all are there). At least one row exists in the tensor.
-  Registers loadRows(const Rows &r, Value left, int64_t width) {
-    auto full = [&] {
-      SmallVector<Value> row{r.base};
-      while (int64_t(row.size()) < lanes)
-        row.push_back(offset(row.back(), r.stride));
-      return loadRowsAt(r, row, width);
-    };
-    if (!left)
-      return full();
-    auto part = [&] {
-      SmallVector<Value> row;
-      Value last = add(left, -1);
-      for (int64_t i = 0; i < lanes; ++i)
-        row.push_back(offset(r.base, mul(min(c64(i), last), r.stride)));
-      Value valid = below(left), zero = all(0);
-      Registers x = loadRowsAt(r, row, width);
-      for (Value &v : x)
-        v = select(valid, v, zero);
-      return x;
-    };
-    return choose(le(c64(lanes), left), SmallVector<Type>(std::max<int64_t>(1, width), vec()), full, part);
+  /// Room for 16 rows on the way to or from a tensor's last ones.
+  Value edge() {
+    edgeUsed = true;
+    return scratch;
+  }
+  static constexpr int64_t edgeBytes = lanes * 64 * 4; // of at most 64 channels
+  bool edgeUsed = false;
+
+  /// Copies a row as it is.
+  void copyRow(const Rows &r, Value from, Value to) {
+    Type e = stored(r.element);
+    int64_t size = bytesOf(e), n = std::max<int64_t>(1, r.channels);
+    for (int64_t d = 0; d < n;) {
+      int64_t count = std::min<int64_t>(llvm::bit_floor(uint64_t(n - d)), lanes);
+      Type t = count == 1 ? e : Type(VectorType::get(count, e));
+      store(load(t, offset(from, d * size), size), offset(to, d * size), size);
+      d += count;
+    }
+  }
+
+  /// 16 rows with rows across lanes; those from `left` on are 0 (null: all are there).
+  Registers loadRows(Rows r, Value left, int64_t width) {
+    if (left && !tileIsFull) {
+      // The last rows by way of scratch memory, so that all are read by the same code.
+      int64_t bytes = std::max<int64_t>(1, r.channels) * bytesOf(r.element);
+      Value full = le(c64(lanes), left), copy = edge();
+      onlyIf(lt(left, c64(lanes)), [&] {
+        Value real = max(left, c64(0));
+        loop(c64(0), real, 1, [&](Value i) { copyRow(r, offset(r.base, mul(i, r.stride)), offset(copy, mul(i, bytes))); });
+        Value zero = arith::ConstantOp::create(b, loc, b.getI8IntegerAttr(0));
+        loop(mul(real, bytes), c64(lanes * bytes), 1, [&](Value i) { store(zero, offset(copy, i), 1); });
+      });
+      r.base = select(full, r.base, copy);
+      r.stride = select(full, r.stride, c64(bytes));
+    }
+    SmallVector<Value> row{r.base};
+    while (int64_t(row.size()) < lanes)
+      row.push_back(offset(row.back(), r.stride));
+    return loadRowsAt(r, row, width);
   }
 
   /// Which lanes are below a count (i64).
@@ -420,55 +438,41 @@ struct KernelLowering : Emit {
   }
 
   void storeRows(const Rows &r, Value left, Registers x) {
+    if (!left || tileIsFull)
+      return storeAllRows(r, x);
+    int64_t bytes = std::max<int64_t>(1, r.channels) * bytesOf(r.element);
+    Value full = le(c64(lanes), left), copy = edge();
+    storeAllRows({select(full, r.base, copy), select(full, r.stride, c64(bytes)), r.channels, r.element}, x);
+    loop(c64(0), select(full, c64(0), left), 1, [&](Value i) { copyRow(r, offset(copy, mul(i, bytes)), offset(r.base, mul(i, r.stride))); });
+  }
+
+  void storeAllRows(const Rows &r, const Registers &x) {
     Type e = stored(r.element);
     int64_t size = bytesOf(e);
-    auto write = [&](auto &&each) { // each(row, what stores it)
-      if (!r.channels) {
-        Value v = narrow(x[0], r.element);
-        for (int64_t i = 0; i < lanes; ++i)
-          each(i, [&, i](Value row) { store(element(v, i), row, size); });
-        return;
-      }
-      SmallVector<SmallVector<Value>> pieces(lanes);
-      for (int64_t d = 0; d < int64_t(x.size()); d += 4) {
-        Value v[4] = {x[d], x[d + 1], x[d + 2], x[d + 3]};
-        transpose4(v);
-        for (int64_t j = 0; j < 4; ++j) {
-          v[j] = narrow(v[j], r.element);
-          for (int64_t g = 0; g < 4; ++g)
-            pieces[4 * g + j].push_back(slice(v[j], 4 * g, 4));
+    SmallVector<Value> row{r.base};
+    while (int64_t(row.size()) < lanes)
+      row.push_back(offset(row.back(), r.stride));
+    if (!r.channels) {
+      Value v = narrow(x[0], r.element);
+      for (int64_t i = 0; i < lanes; ++i)
+        store(element(v, i), row[i], size);
+      return;
+    }
+    for (int64_t d = 0; d < int64_t(x.size()); d += 4) {
+      Value v[4] = {x[d], x[d + 1], x[d + 2], x[d + 3]};
+      transpose4(v);
+      for (int64_t j = 0; j < 4; ++j) {
+        v[j] = narrow(v[j], r.element);
+        for (int64_t g = 0; g < 4; ++g) {
+          Value to = offset(row[4 * g + j], d * size);
+          if (d + 4 <= r.channels)
+            store(slice(v[j], 4 * g, 4), to, size);
+          else
+            for (int64_t c = 0; d + c < r.channels; ++c)
+              store(element(v[j], 4 * g + c), offset(to, c * size), size);
         }
       }
-      for (int64_t i = 0; i < lanes; ++i)
-        each(i, [&, i](Value row) {
-          for (auto [k, p] : llvm::enumerate(pieces[i])) {
-            int64_t first = 4 * k;
-            if (first + 4 <= r.channels)
-              store(p, offset(row, first * size), size);
-            else
-              for (int64_t c = 0; first + c < r.channels; ++c)
-                store(element(p, c), offset(row, (first + c) * size), size);
-          }
-        });
-    };
-    auto full = [&] {
-      Value row = r.base;
-      write([&](int64_t i, auto &&put) {
-        if (i)
-          row = offset(row, r.stride);
-        put(row);
-      });
-    };
-    if (!left)
-      return full();
-    auto op = scf::IfOp::create(b, loc, le(c64(lanes), left), true);
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToStart(op.thenBlock());
-    full();
-    b.setInsertionPointToStart(op.elseBlock());
-    write([&](int64_t i, auto &&put) {
-      onlyIf(lt(c64(i), left), [&] { put(offset(r.base, mul(r.stride, i))); });
-    });
+    }
   }
 
   //-- Values
@@ -652,11 +656,20 @@ struct KernelLowering : Emit {
 
   Value rowAt(Value at) { return blockRow ? add(number(at), blockRow) : number(at); }
 
+  /// Rows of a tensor from row `at` on; null where blocks of 16 always fit.
+  Value leftOf(FlareTensorType t, Value at) {
+    if (t.getTokens())
+      return sub(tokens, at);
+    int64_t covered = !config ? mergeRows : rows == Index::m ? config.getWorkerRows() : lanes;
+    if (t.getLatents() % covered == 0 || (rows == Index::m && config && covered * config.getRowGroups() == t.getLatents()))
+      return {};
+    return sub(c64(t.getLatents()), at);
+  }
+
   void emit(tile::LoadOp op) {
     const Tensor &t = tensors[op.getTensor()];
     Value at = rowAt(op.getAt());
-    Value limit = t.type.getTokens() ? tokens : c64(t.type.getLatents());
-    tiles[op.getTile()] = loadRows(rowsOf(t, at), sub(limit, at), op.getTile().getType().getD());
+    tiles[op.getTile()] = loadRows(rowsOf(t, at), leftOf(t.type, at), op.getTile().getType().getD());
   }
 
   void emit(tile::ReadOp op) {
@@ -671,7 +684,6 @@ struct KernelLowering : Emit {
     Tensor t = tensors[op.getTensor()];
     TileType type = tileType(op.getTile());
     Value at = rowAt(op.getAt());
-    Value limit = t.type.getTokens() ? tokens : c64(t.type.getLatents());
     if (op.getPartial()) {
       Value splitStride = mul(heads, t.type.getLatents() * std::max<int64_t>(1, t.type.getChannels()) * bytesOf(t.type.getElement()));
       t.pointer = offset(t.pointer, mul(split, splitStride));
@@ -680,9 +692,9 @@ struct KernelLowering : Emit {
     auto put = [&] {
       Rows r = rowsOf(t, at);
       if (isPartialSums(type))
-        storeSums(r, sub(limit, at), x, type.getD());
+        storeSums(r, leftOf(t.type, at), x, type.getD());
       else
-        storeRows(r, sub(limit, at), x);
+        storeRows(r, leftOf(t.type, at), x);
     };
     if (mayStore)
       onlyIf(mayStore, put);
@@ -693,8 +705,9 @@ struct KernelLowering : Emit {
   /// Partial sums, one row a column: the P parts side by side are added up.
   void storeSums(const Rows &r, Value left, const Registers &x, int64_t d) {
     int64_t vectors = std::max<int64_t>(1, d / lanes), parts = std::max<int64_t>(1, lanes / d);
+    auto each = [&](int64_t i, auto body) { left ? onlyIf(lt(c64(i), left), body) : body(); };
     for (int64_t i = 0; i < lanes; ++i)
-      onlyIf(lt(c64(i), left), [&] {
+      each(i, [&] {
         Value row = offset(r.base, mul(r.stride, i));
         for (int64_t u = 0; u < vectors; ++u) {
           int64_t count = std::min(d, lanes);
@@ -782,7 +795,7 @@ struct KernelLowering : Emit {
     Value at = rowAt(op.getAt());
     int64_t n = registersOf(outType);
     auto read = [&](Value tensor, Value s, int64_t width) {
-      return loadRows(partialRows(tensor, s, batch, at), sub(c64(tensors[tensor].type.getLatents()), at), width);
+      return loadRows(partialRows(tensor, s, batch, at), leftOf(tensors[tensor].type, at), width);
     };
     Registers init(n + 1, all(0));
     init.push_back(all(-3.0e38));
@@ -826,7 +839,7 @@ struct KernelLowering : Emit {
     }
     tiles[op.getResult()] = loop(c64(0), mul(splits, each), 1, Registers(n, all(0)), [&](Value i, const Registers &acc) {
       Value s = rem(i, splits), bb = add(firstBatch, div(i, splits));
-      Registers x = loadRows(partialRows(op.getPartial(), s, bb, at), sub(c64(t.type.getLatents()), at), type.getD());
+      Registers x = loadRows(partialRows(op.getPartial(), s, bb, at), leftOf(t.type, at), type.getD());
       for (int64_t j = 0; j < n; ++j)
         x[j] = fadd(acc[j], x[j]);
       return x;
@@ -845,12 +858,13 @@ struct KernelLowering : Emit {
   //-- Sweeps: what lies in scratch memory
 
   int64_t headBytes = 0, sharedBytes = 0;
+  /// scratch: [edge] [heads] [shared by heads]
   int64_t allocate(int64_t bytes) {
     int64_t at = headBytes;
     headBytes += roundUp(bytes, vectorBytes);
     return at;
   }
-  Value sharedScratch(int64_t at) { return offset(scratch, headBytes * config.getHeads() + at); }
+  Value sharedScratch(int64_t at) { return offset(scratch, edgeBytes + headBytes * config.getHeads() + at); }
 
   int64_t blocksIn(TileType t) { return std::max(blocksOf(t.getN()), blocksOf(t.getM())); }
   int64_t blockBytes(TileType t) { return registersOf(t) * vectorBytes; }
@@ -930,7 +944,7 @@ struct KernelLowering : Emit {
   /// Points every value that outlives the prologue at this head's memory.
   void enterHead(Value h) {
     head = add(firstHead, h);
-    headBase = offset(scratch, mul(h, headBytes));
+    headBase = offset(offset(scratch, mul(h, headBytes)), edgeBytes);
     for (auto &x : operandHomes)
       parked[x.v] = {offset(headBase, x.at), blockBytes(tileType(x.v))};
     unsigned first = 1 + stream.getTokens().size();
@@ -1111,6 +1125,13 @@ struct KernelLowering : Emit {
     loop(c64(0), c64(blocksIn(t)), 1, [&](Value block) { park(registers(v, block), target, block); });
   }
 
+  /// tile.bounded says so, and what is bounded and something else too.
+  static bool impliesFull(Value condition) {
+    if (auto both = condition.getDefiningOp<arith::AndIOp>())
+      return impliesFull(both.getLhs()) || impliesFull(both.getRhs());
+    return bool(condition.getDefiningOp<tile::BoundedOp>());
+  }
+
   void emit(scf::IfOp op) {
     // Tiles of state are left in memory, all else are results.
     SmallVector<Type> types;
@@ -1130,6 +1151,7 @@ struct KernelLowering : Emit {
       Registers yields;
       if (from) {
         auto saved = tiles;
+        bool savedFull = std::exchange(tileIsFull, tileIsFull || (!otherwise && impliesFull(op.getCondition())));
         auto yielded = from->getTerminator()->getOperands();
         for (auto [v, r] : llvm::zip(yielded, op.getResults()))
           if (outer.count(r))
@@ -1144,6 +1166,7 @@ struct KernelLowering : Emit {
             yields.append(registers(v));
         }
         tiles = saved;
+        tileIsFull = savedFull;
         destinations = outer;
       }
       scf::YieldOp::create(b, loc, yields);
@@ -1420,7 +1443,16 @@ struct KernelLowering : Emit {
         tainted.insert(o.result_begin(), o.result_end());
       }
     }
-    int64_t step = config.getUnroll();
+    // A safe body is for the rare tile; and no more than 128 products in a row.
+    int64_t channels = 1;
+    for (Value a : body.block->getArguments())
+      if (tileType(a))
+        channels = std::max(channels, tileType(a).getD());
+    auto branch = body.op->getParentOfType<scf::IfOp>();
+    bool rare = branch && !branch.thenBlock()->findAncestorOpInBlock(*body.op);
+    int64_t step = std::max<int64_t>(1, std::min<int64_t>(config.getUnroll(), (rare ? 64 : 128) / channels));
+    if (rare)
+      step = std::min<int64_t>(step, 4);
     Phase whole{ops, {}, step};
     for (unsigned i = 0; i < body.op.getInits().size(); ++i)
       whole.accumulators.push_back(i);
@@ -1931,7 +1963,7 @@ struct TileToHost : flarec::impl::TileToHostBase<TileToHost> {
     if (failed(l.status))
       return failure();
     LLVM::ReturnOp::create(l.b, loc, ValueRange{});
-    scratch = l.config ? l.headBytes * l.config.getHeads() + l.sharedBytes : 0;
+    scratch = l.config ? l.edgeBytes + l.headBytes * l.config.getHeads() + l.sharedBytes : l.edgeUsed ? l.edgeBytes : 0;
     return success();
   }
 };
