@@ -11,6 +11,7 @@ else()
       --param work=${CMAKE_CURRENT_BINARY_DIR}/lit ${CMAKE_CURRENT_SOURCE_DIR}/${suite})
   endforeach()
 endif()
+find_program(FLAREC_MLIR_TBLGEN NAMES mlir-tblgen PATHS ${LLVM_TOOLS_BINARY_DIR} NO_DEFAULT_PATH REQUIRED)
 add_test(NAME dialects.examples COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/dialects/examples.py
-  --tblgen ${MLIR_TABLEGEN_EXE} --flare-opt $<TARGET_FILE:flare-opt> --include ${CMAKE_SOURCE_DIR}/dialects
+  --tblgen ${FLAREC_MLIR_TBLGEN} --flare-opt $<TARGET_FILE:flare-opt> --include ${CMAKE_SOURCE_DIR}/dialects
   --include ${MLIR_INCLUDE_DIRS} ${CMAKE_SOURCE_DIR}/dialects/flare/FlareOps.td)
