@@ -59,8 +59,8 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     | row_groups | blocks that share the rows of a head (rows = m: groups of latents) |
     | workers | workers that share a head's rows within a block |
     | worker_rows | rows of a worker (rows = m: latents; rows = n: tokens of a tile) |
-    | stages | depth of the ring of staged tiles |
-    | unroll | column blocks handled at once (0: all) |
+    | stages | depth of the ring of staged tiles; host: tiles that a head takes before the next one's turn |
+    | unroll | column blocks handled at once (0: all); host: columns |
     | blocks | blocks to aim for over all splits |
     | sums | `mma` or `add`: how row sums are made |
     | exp | `mufu`; `poly3:k`: k of 8 exponentials by a polynomial on the FMA pipe; `poly5`: all of them by one, on the host |
