@@ -85,7 +85,8 @@ struct Reassociate : OpRewritePattern<MulOp> {
   LogicalResult matchAndRewrite(MulOp op, PatternRewriter &r) const override {
     for (auto [p, t] : {std::pair(op.getA(), op.getB()), std::pair(op.getB(), op.getA())}) {
       auto [e, f] = pairTimesFactor(p);
-      if (!e || !e.getDefiningOp<Exp2Op>() || !isPair(t))
+      // Not (e·f)·e' for another exponential e': it would go round and round.
+      if (!e || !e.getDefiningOp<Exp2Op>() || !isPair(t) || t.getDefiningOp<Exp2Op>())
         continue;
       Value inner = MulOp::create(r, op.getLoc(), f, t);
       r.replaceOpWithNewOp<MulOp>(op, e, inner);

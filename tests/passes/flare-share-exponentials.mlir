@@ -67,3 +67,24 @@ func.func @factor_with_channels(%k: !nd, %q: !md, %a: !flare.tensor<n, f32>, %b:
   }
   return %r : !flare.tensor<n, f32>
 }
+
+// A product of two exponentials: the pass ends.
+// CHECK-LABEL: func.func @product(
+// CHECK: flare.sweep
+// CHECK: } safe {
+func.func @product(%k: !nd, %q: !md, %a: !flare.tensor<n, f32>, %b: !flare.tensor<m=4, f32>) -> !flare.tensor<n, d=8, f32> {
+  %r = flare.sweep -> !flare.tensor<n, d=8, f32> {
+    %x = flare.contract %k, %q over d : !nd, !md
+    %other = flare.neg %x : !nm
+    %xa = flare.sub %x, %a : !nm, !flare.tensor<n, f32>
+    %p = flare.exp2 %xa : !nm
+    %xb = flare.sub %x, %b : !nm, !flare.tensor<m=4, f32>
+    %w = flare.exp2 %xb : !nm
+    %e = flare.exp2 %other : !nm
+    %pe = flare.mul %p, %e : !nm, !nm
+    %sum = flare.add %pe, %w : !nm, !nm
+    %y = flare.contract %sum, %q over m : !nm, !md
+    flare.yield %y : !flare.tensor<n, d=8, f32>
+  }
+  return %r : !flare.tensor<n, d=8, f32>
+}

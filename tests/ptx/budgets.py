@@ -53,25 +53,26 @@ def read_artefact(data):
     length = int.from_bytes(data[40:48], "little")
     manifest = json.loads(data[48:48 + length])
     blobs = data[48 + length:]
-    code = manifest["code"][0]
-    assert code["kind"] == "ptx"
-    return manifest, blobs[code["offset"]:code["offset"] + code["size"]].rstrip(b"\0")
+    assert all(code["kind"] == "ptx" for code in manifest["code"])
+    return manifest, [blobs[c["offset"]:c["offset"] + c["size"]].rstrip(b"\0") for c in manifest["code"]]
 
 
 def measure(case, library, ptxas):
     """For each kernel the most that any of its variants uses, and the performance warnings."""
     mixer = {key: case[key] for key in ("head_dim", "latents", "dtype")}
     data = compile_artefact(library, {"mixer": {**mixer, "gradients": "qkv"}, "target": case["target"], "config": ""})
-    manifest, ptx = read_artefact(data)
+    manifest, texts = read_artefact(data)
+    log = ""
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "kernel.ptx")
-        with open(path, "wb") as f:
-            f.write(ptx)
-        run = subprocess.run([ptxas, "-v", f"-arch={case['target']}", "-o", os.path.join(folder, "kernel.cubin"), path],
-                             capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(run.stdout + run.stderr)
-    log = run.stdout + run.stderr
+        for ptx in texts:
+            path = os.path.join(folder, "kernel.ptx")
+            with open(path, "wb") as f:
+                f.write(ptx)
+            run = subprocess.run([ptxas, "-v", f"-arch={case['target']}", "-o", os.path.join(folder, "kernel.cubin"), path],
+                                 capture_output=True, text=True)
+            log += run.stdout + run.stderr
+            if run.returncode:
+                raise RuntimeError(log)
     used = {}
     for symbol, spills, registers in re.findall(
             r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", log, re.S):
