@@ -757,8 +757,8 @@ struct SweepBuilder {
         return latentLeaf(prologueBuilder, v, origin, rowCount());
       }));
     Expressions numbers{b, loc, storage, {}, {}, {}, {}};
-    Value factor;
     SmallVector<std::pair<Value, Value>> guards;
+    SmallVector<Value> factors; // of each guard
     if (versioned) {
       auto g = guarded(fast);
       if (succeeded(g)) {
@@ -771,9 +771,10 @@ struct SweepBuilder {
             scale = numbers.scalar(sc.getFactor());
           }
           Value norm = tile::MaxNormOp::create(b, loc, b.getF32Type(), storage.tensor.lookup(base));
-          factor = scale ? Value(arith::MulFOp::create(b, loc, norm, scale)) : norm;
+          Value factor = scale ? Value(arith::MulFOp::create(b, loc, norm, scale)) : norm;
           if (natural)
             factor = arith::MulFOp::create(b, loc, factor, arith::ConstantOp::create(b, loc, b.getF32FloatAttr(log2e)));
+          factors.push_back(factor);
         }
       }
     }
@@ -817,8 +818,8 @@ struct SweepBuilder {
         yields.push_back(carried.back());
       } else {
         Value ok = carried.back();
-        for (auto [lat, tok] : guards) {
-          Value stage = stages.lookup(storage.tensor.lookup(tok));
+        for (auto [guard, factor] : llvm::zip(guards, factors)) {
+          Value stage = stages.lookup(storage.tensor.lookup(guard.second));
           Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(half ? limit : std::min(limit, wideLimit)));
           ok = arith::AndIOp::create(b, loc, ok, small);
         }
