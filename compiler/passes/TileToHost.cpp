@@ -1655,6 +1655,15 @@ struct KernelLowering : Emit {
     return r;
   }
 
+  Registers masked(tile::MaskOp op, const Registers &x, Value fill) {
+    Value left = sub(number(op.getLimit()), number(op.getFirst()));
+    Value rowValid = op.getOver() == rows ? below(left) : Value();
+    Registers r;
+    for (auto [c, v] : llvm::enumerate(x))
+      r.push_back(select(rowValid ? rowValid : splat(lt(c64(c), left)), v, fill));
+    return r;
+  }
+
   /// c, where op is 2^(c·x) with bounded scores x: the product's rounding would not be that of x - lse later.
   Value factorOfSmall(Operation *op) {
     auto e = dyn_cast<tile::Exp2Op>(op);
@@ -1673,8 +1682,12 @@ struct KernelLowering : Emit {
       Registers r;
       if (Value factor = factorOfSmall(op)) {
         Value x = op->getOperand(0).getDefiningOp()->getOperand(0), c = splat(number(factor));
-        for (Value v : registers(x))
+        // What a mask has made -inf is not small: 0 afterwards instead.
+        auto mask = x.getDefiningOp<tile::MaskOp>();
+        for (Value v : registers(mask ? mask.getX() : x))
           r.push_back(exp2OfSmall(v, c));
+        if (mask)
+          r = masked(mask, r, all(0));
         tiles[op->getResult(0)] = r;
         return;
       }
@@ -1715,15 +1728,7 @@ struct KernelLowering : Emit {
             r = !r ? v : o.getKind() == "max" ? maxNaN(r, v) : fadd(r, v);
           tiles[o.getOut()] = {r};
         })
-        .Case([&](tile::MaskOp o) {
-          Value left = sub(number(o.getLimit()), number(o.getFirst())), fill = all(o.getFill().convertToDouble());
-          bool isRow = o.getOver() == rows;
-          Value valid = isRow ? below(left) : Value();
-          Registers r;
-          for (auto [c, x] : llvm::enumerate(registers(o.getX())))
-            r.push_back(select(isRow ? valid : splat(lt(c64(c), left)), x, fill));
-          tiles[o.getOut()] = r;
-        })
+        .Case([&](tile::MaskOp o) { tiles[o.getOut()] = masked(o, registers(o.getX()), all(o.getFill().convertToDouble())); })
         .Default([&](Operation *o) { lower(o); });
   }
 
