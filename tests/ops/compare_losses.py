@@ -2,8 +2,8 @@
 """Do the first losses of flarec and SDPA agree as closely as two of SDPA's backends do?
 
 Trains the same model with `--attention flarec`, `sdpa` and `sdpa-math` from the same seeds and compares the losses step by
-step. Rounding errors grow from step to step, in all three alike, so the yardstick is the difference of the two SDPAs: over
-all seeds, the root mean square of flarec's relative difference from sdpa must be at most twice that of sdpa-math's.
+step. Rounding errors grow from step to step, in all three alike, so the yardstick is the difference of the two SDPAs: the root
+mean square of flarec's relative difference from sdpa must be at most twice that of sdpa-math's, in the geometric mean over the seeds.
 
   compare_losses.py --device cuda --data ../shared/data/darcy
 """
@@ -50,8 +50,10 @@ def main():
         print(f"seed {seed}: largest relative difference from sdpa in {args.steps} losses: "
               f"flarec {np.abs(ours[-1]).max():.1e}, sdpa-math {np.abs(theirs[-1]).max():.1e}", flush=True)
     rms = lambda x: float(np.sqrt(np.mean(np.square(x))))
-    ratio = rms(ours) / rms(theirs)
-    print(f"root mean square: flarec {rms(ours):.1e}, sdpa-math {rms(theirs):.1e}, ratio {ratio:.2f} (at most 2)")
+    # Training amplifies a rounding difference by a factor that varies by orders of magnitude from seed to seed (1e-7 to 1e-3 here), so one
+    # seed would decide a mean over all: compare seed by seed, and average the ratios' logarithms.
+    ratio = float(np.exp(np.mean([np.log(rms(a) / rms(b)) for a, b in zip(ours, theirs)])))
+    print(f"root mean square: flarec {rms(ours):.1e}, sdpa-math {rms(theirs):.1e}; geometric mean of the seeds' ratios {ratio:.2f} (at most 2)")
     return 0 if ratio <= 2 else 1
 
 
