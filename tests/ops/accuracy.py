@@ -8,9 +8,10 @@ does for scales <= 0).
 Each case: rms error <= 1.5 x SDPA's + floor and largest error <= 2 x SDPA's + floor, where
 floor = 2 u rms(what cancels), u the unit roundoff: for y, z and grad_v the sums of |P v| and |P dy|, for grad_q and grad_k
 those of |P dP|. At N = 1 or M = 1 SDPA is exact and a bare ratio would fail correct code.
-A case that fails this but holds once the floor counts the rounding of the scores too (float32 scores x have an error of
-u|x|, so P one of u|x|P, and with outliers of 100 a handful of such P make the whole error) is marked "near", counted
-apart, and fails under --strict only.
+A case that fails this but holds once the floor counts the rounding of the scores too is marked "near", counted apart, and
+fails under --strict only: float32 scores x have an error of u|x|, so P one of u|x|P; with outliers of 100, or one token
+that holds most of a gradient, a handful of such P make the whole error, and which of two correct implementations is
+luckier there is chance (--judge-sdpa counts how often SDPA's math fails the rule against SDPA's flash: 9 of 196 on a CPU).
 Pooled (at least 1e5 elements a tensor, N >= 1024): rms ratio <= 1.3 at a standard deviation of the scores up to 3, <= 1.5 beyond.
 Log-sum-exps: within 1e-2 (bfloat16) or 1e-5 (float32) of the exact ones, relative to their size where that exceeds 1.
 N = 0: z = 0, lse_encode = -inf, gradients 0. A second run must give the same bits.
@@ -82,13 +83,17 @@ class Case:
 
 
 def run_ours(ops, case):
+    if ops is None:  # --judge-sdpa
+        *_, lse = run_reference(case)
+        return run_sdpa(case, math_only=True)[0], lse
     y, z, lse_encode, lse_decode = ops.mixer_forward(case.q, case.k, case.v, case.scale)
     grads = ops.mixer_backward(case.grad, case.q, case.k, case.v, y, z, lse_encode, lse_decode, case.scale)
     return dict(zip(TENSORS, (y, z, *grads))), (lse_encode, lse_decode)
 
 
 def run_reference(case):
-    """Exact values; for each tensor the sums of magnitudes that cancel in it, and the same with each weight P times |x|."""
+    """Exact values; for each tensor rms and largest of the sums of magnitudes that cancel in it; the same with each weight P
+    times |x|; the log-sum-exps."""
     q = case.batched_q(torch.float64)
     k, v, g = case.k.double(), case.v.double(), case.grad.double()
     s = case.scale
@@ -115,19 +120,20 @@ def run_reference(case):
             grad_k=abs(s) * (size.transpose(-1, -2) @ q.abs()),
             grad_v=encode.transpose(-1, -2) @ (decode @ g.abs()),
         )
-        return {name: rms(t) for name, t in sums.items()}
+        return {name: (rms(t), largest(t)) for name, t in sums.items()}
 
     exact = dict(y=y, z=z, grad_q=latents(s * (ds @ k)), grad_k=s * (ds.transpose(-1, -2) @ q), grad_v=encode.transpose(-1, -2) @ dz)
-    return exact, magnitudes(encode, decode), magnitudes(encode * x.abs(), decode * x.abs()), lse
+    size_x = x.abs().clamp(min=1)
+    return exact, magnitudes(encode, decode), magnitudes(encode * size_x, decode * size_x), lse
 
 
-def run_sdpa(case):
+def run_sdpa(case, math_only=False):
     """The yardstick. Returns its results and the name of the backend."""
     first = SDPBackend.FLASH_ATTENTION
     if case.q.is_cuda and case.dtype == torch.float32:
         first = SDPBackend.EFFICIENT_ATTENTION
     error = None
-    for backend in (first, SDPBackend.MATH):
+    for backend in (first, SDPBackend.MATH)[math_only:]:
         leaves = [case.q.detach().clone(), case.k.contiguous(), case.v.contiguous()]
         q, k, v = (t.requires_grad_() for t in leaves)
         batched = q.unsqueeze(0).expand(case.batch, -1, -1, -1).contiguous() if q.dim() == 3 else q
@@ -175,9 +181,10 @@ def check_case(ops, case):
     ratios, near = [], []
     for name in TENSORS:
         e_ours, e_theirs = ours[name].double() - exact[name], theirs[name].double() - exact[name]
-        floor = 2 * UNIT[case.dtype] * cancels[name]
-        rounding = 2 * UNIT[torch.float32] * cancels_x[name]  # of the scores, float32 in every dtype
-        for kind, factor, mine, sdpas in (("rms", 1.5, rms(e_ours), rms(e_theirs)), ("largest", 2, largest(e_ours), largest(e_theirs))):
+        floor = 2 * UNIT[case.dtype] * cancels[name][0]
+        for which, (kind, factor, size) in enumerate((("rms", 1.5, rms), ("largest", 2, largest))):
+            mine, sdpas = size(e_ours), size(e_theirs)
+            rounding = 2 * UNIT[torch.float32] * cancels_x[name][which]  # of the scores, float32 in every dtype
             if not mine <= factor * sdpas + floor:
                 message = f"{name} {kind} error {mine:.3g} > {factor} x {sdpas:.3g} + {floor:.2g}"
                 (near if mine <= factor * sdpas + floor + rounding else bad).append(message)
@@ -245,6 +252,7 @@ def parse():
     p.add_argument("--pooled", action="store_true", help="pooled over seeds instead of case by case")
     p.add_argument("--quick", action="store_true", help="a part of the sweep that still has every value of every parameter, and some pooled checks")
     p.add_argument("--smoke", action="store_true", help="a handful of small cases")
+    p.add_argument("--judge-sdpa", action="store_true", help="put SDPA's math in flarec's place: how sharp is the rule? (not N = 0)")
     p.add_argument("--strict", action="store_true", help="a near miss fails")
     p.add_argument("--only-failures", action="store_true", help="print failed checks only")
     return p.parse_args()
@@ -262,7 +270,7 @@ def cases(args):
 
 def main():
     args = parse()
-    ops = flarec_test.load()
+    ops = None if args.judge_sdpa else flarec_test.load()
     torch.backends.cuda.matmul.allow_tf32 = False
     report = Report(args.strict, verbose=not args.only_failures)
     if not args.pooled:
