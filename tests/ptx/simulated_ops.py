@@ -1,0 +1,144 @@
+"""flarec's ops on the simulated GPU: the artefact's manifest is obeyed as the runtime obeys it (docs/artefact.md), the kernels'
+PTX runs in simulator.py. For machines without a GPU."""
+
+import os
+import sys
+
+import numpy as np
+import torch
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import budgets
+import simulator
+
+TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
+
+
+def raw(tensor):
+    """The bytes of a contiguous tensor."""
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+class Function:
+    """One function of an artefact, on a simulated GPU."""
+
+    def __init__(self, manifest, modules, name):
+        self.function = next(f for f in manifest["functions"] if f["name"] == name)
+        self.modules, self.code = modules, [None] * len(modules)
+        self.counts = {}  # threads per opcode of each kernel, of the last call
+
+    def kernel(self, blob, symbol):
+        if self.code[blob] is None:
+            self.code[blob] = simulator.parse_module(self.modules[blob].decode())
+        return self.code[blob][symbol]
+
+    def __call__(self, *inputs, scale, sizes):
+        """Inputs are tensors [B, H, rows, C], any strides with last stride 1. sizes: (B, H, N, BQ). Returns the results."""
+        batch, heads, tokens, latent_batch = sizes
+        memory = simulator.GlobalMemory()
+        tensors, sweeps = self.function["tensors"], self.function["sweeps"]
+        splits = []
+        for sweep in sweeps:
+            units = -(-tokens // sweep["tile"])
+            groups = batch * -(-heads // sweep["heads"]) * sweep["row_groups"]
+            splits.append(max(1, min(sweep["blocks"] // groups, units)) if groups else 1)
+
+        slots, results, addresses, strides = [], [], [], []
+        inputs = iter(inputs)
+        for tensor in tensors:
+            rows = tokens if tensor["index"] == "n" else tensor["rows"]
+            columns = max(1, tensor["columns"])
+            if tensor["role"] == "input":
+                given = next(inputs)
+                if tensor["columns"] == 0:
+                    given = given.unsqueeze(-1)
+                # A copy with the same strides and the same address modulo 256.
+                item = given.element_size()
+                extent = 1 + sum((n - 1) * s for n, s in zip(given.shape, given.stride())) if given.numel() else 0
+                shift = given.data_ptr() % 256
+                address = memory.allocate(shift + extent * item) + shift
+                flat = given.as_strided((extent,), (1,), given.storage_offset())
+                memory.write(address, raw(flat))
+                s = list(given.stride()[:3])
+                if given.shape[0] == 1:  # latents that the batch shares
+                    s[0] = 0
+            else:
+                if tensor["role"] == "result":
+                    shape = [latent_batch if tensor.get("reduced") else batch, heads, rows, columns]
+                elif "sweep" in tensor:
+                    shape = [batch, splits[tensor["sweep"]], heads, rows, columns]
+                else:
+                    shape = [batch, heads, rows, columns]
+                size = int(np.prod(shape)) * TYPES[tensor["type"]].itemsize
+                address = memory.allocate(size)
+                s = [int(np.prod(shape[1:])), rows * columns, columns]
+                if tensor["role"] == "result":
+                    results.append((address, size, shape, tensor))
+            addresses.append((address, s, tensor))
+            slots += [address, *s]
+        slots += [batch, heads, tokens, latent_batch, *splits, *[float(scale) for _ in self.function["scalars"]]]
+
+        self.counts = {}
+        for kernel in self.function["kernels"]:
+            if kernel["grid"] == "sweep":
+                sweep = sweeps[kernel["sweep"]]
+                blocks = splits[kernel["sweep"]] * -(-heads // sweep["heads"]) * sweep["row_groups"] * batch
+            else:
+                blocks = batch * heads * kernel["blocks_per_head"]
+            chosen = kernel
+            for variant in kernel["variants"]:
+                if all(self.aligned(addresses[t], variant["alignment"], batch, heads, tokens) for t in variant["tensors"]):
+                    chosen = variant
+                    break
+            program = self.kernel(chosen.get("code", kernel["code"]), chosen["symbol"])
+            if blocks:
+                self.counts[chosen["symbol"]] = simulator.launch(memory, program, blocks, kernel["threads"], kernel["shared"], slots)
+
+        outputs = []
+        for address, size, shape, tensor in results:
+            data = torch.frombuffer(bytearray(memory.read(address, size)), dtype=TYPES[tensor["type"]]) if size else torch.empty(0, dtype=TYPES[tensor["type"]])
+            outputs.append(data.view(shape if tensor["columns"] else shape[:3]))
+        return outputs
+
+    @staticmethod
+    def aligned(entry, alignment, batch, heads, tokens):
+        if not alignment:
+            return True
+        address, strides, tensor = entry
+        rows = tokens if tensor["index"] == "n" else tensor["rows"]
+        item = TYPES[tensor["type"]].itemsize
+        return address % alignment == 0 and all(s * item % alignment == 0 for n, s in zip((batch, heads, rows), strides) if n > 1)
+
+
+class Ops:
+    """The ops of torch.ops.flarec that the accuracy tests call."""
+
+    def __init__(self, library, target="sm_90a", config="", gradients="qkv"):
+        self.library, self.target, self.config, self.gradients = library, target, config, gradients
+        self.artefacts = {}
+
+    def functions(self, head_dim, latents, dtype):
+        key = (head_dim, latents, dtype)
+        if key not in self.artefacts:
+            request = {"mixer": {"head_dim": head_dim, "latents": latents, "dtype": NAMES[dtype], "gradients": self.gradients},
+                       "target": self.target, "config": self.config}  # fmt: skip
+            manifest, modules = budgets.read_artefact(budgets.compile_artefact(self.library, request))
+            self.artefacts[key] = tuple(Function(manifest, modules, name) for name in ("mixer_forward", "mixer_backward"))
+        return self.artefacts[key]
+
+    def prepare(self, q, k):
+        latents = q.unsqueeze(0) if q.dim() == 3 else q
+        return latents, (k.shape[0], k.shape[1], k.shape[2], latents.shape[0] if q.dim() == 4 else 1)
+
+    def mixer_forward(self, q, k, v, scale):
+        latents, sizes = self.prepare(q, k)
+        forward, _ = self.functions(q.shape[-1], q.shape[-2], k.dtype)
+        return forward(latents, k, v, scale=scale, sizes=sizes)
+
+    def mixer_backward(self, grad_y, q, k, v, y, z, lse_encode, lse_decode, scale):
+        latents, sizes = self.prepare(q, k)
+        _, backward = self.functions(q.shape[-1], q.shape[-2], k.dtype)
+        given = dict(grad_y=grad_y, q=latents, k=k, v=v, y=y, z=z, lse_encode=lse_encode, lse_decode=lse_decode)
+        grads = backward(*[given[t["name"]] for t in backward.function["tensors"] if t["role"] == "input"], scale=scale, sizes=sizes)
+        return tuple(g[0] if q.dim() == 3 and i == 0 else g for i, g in enumerate(grads))
