@@ -1,0 +1,218 @@
+// tile-to-nvvm, shared by its parts: the state of a kernel that is being lowered and what each part offers the others.
+//
+// A block is heads × workers warps. Warp w works on head w / workers of the block's head group, as worker w % workers.
+#pragma once
+#include "layout/Layout.h"
+#include "passes/Registers.h"
+#include "passes/nvvm/Emit.h"
+#include "tile/Tile.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+
+namespace flarec::nvvm {
+
+using tile::TileType;
+using flare::FlareTensorType;
+using flare::Index;
+
+inline TileType tileType(mlir::Value v) { return mlir::cast<TileType>(v.getType()); }
+
+/// Where a tensor lies.
+struct Tensor {
+  Value pointer, strideB, strideH, strideRow;
+  FlareTensorType type;
+  int64_t rows() const { return type.getLatents(); }
+};
+
+/// Where a staged tensor lies within one stage of the ring.
+struct Slot {
+  int64_t offset, slotBytes, rowBytes; // bytes of a head's row, between rows
+  int64_t size;                        // of all rows
+  bool isVector;                       // [heads][tokens] numbers instead of rows
+};
+
+struct StageAt {
+  Value address; // this worker's head of the staged tile
+  Slot slot;
+};
+
+struct KernelLowering : Emit {
+  tile::ProgramOp program;
+  tile::KernelOp kernel;
+  tile::ConfigAttr config;
+  bool aligned; // rows on 16 bytes: asynchronous copies; otherwise element by element
+  DenseMap<Value, Tensor> tensors;
+  DenseMap<Value, Value> numbers; // and every scalar of the body
+  DenseMap<Value, Registers> tiles;
+  DenseMap<Value, StageAt> stages;
+  struct Parked {
+    int64_t offset, registers;
+    tile::StashOp op;
+    unsigned result;
+  };
+  DenseMap<Value, Parked> stashes;
+  Value tokens, batches, heads, latentBatches, splits;
+  Value lane, thread, worker, headInBlock, head, headIsReal, firstHead, batch, split, rowGroup;
+  Value shared;
+  int64_t stashHeadBytes = 0, sharedBytes = 0;
+  LogicalResult status = success();
+
+  KernelLowering(OpBuilder builder, Location loc, tile::ProgramOp program, tile::KernelOp kernel, bool aligned)
+      : Emit{builder, loc}, program(program), kernel(kernel), config(kernel.getConfigAttr()), aligned(aligned) {}
+
+  //-- Lanes and layouts
+  /// Σ over lane bits of their step along an axis times `scale`, as i32; runs of doubling steps become one mask and shift.
+  Value laneCoordinate(const Layout &l, Axis a);
+
+  //-- Prologue: who am I?
+  void identify();
+  int64_t mergeBlocks();
+  /// The address of row `row` (i64) of this worker's head.
+  Value rowAddress(const Tensor &t, Value row);
+
+  //-- The body
+  Value number(Value v) { return numbers.lookup(v); }
+  void lowerBlock(Block &block);
+  void lower(Operation *op);
+
+  //-- Elementwise
+  /// Registers of `v` matched to the registers of a value of type `like`, for all of its blocks.
+  Registers matched(Value v, TileType like);
+  template <typename Op, typename F> void binary(Op op, F f) {
+    TileType t = tileType(op.getOut());
+    Registers x = matched(op.getA(), t), y = matched(op.getB(), t), r;
+    if (failed(status))
+      return;
+    for (auto [u, v] : llvm::zip(x, y))
+      r.push_back(f(u, v));
+    tiles[op.getOut()] = r;
+  }
+  template <typename Op, typename F> void unary(Op op, F f) {
+    Registers r;
+    for (Value u : matched(op.getA(), tileType(op.getOut())))
+      r.push_back(f(u));
+    tiles[op.getOut()] = r;
+  }
+  void emit(tile::ScaleOp op);
+  void emit(tile::BroadcastOp op) { tiles[op.getOut()] = matched(op.getA(), tileType(op.getOut())); }
+  void emit(tile::ConstantOp op);
+  void emit(tile::CastOp op);
+  void emit(tile::SplitOp op);
+  void emit(tile::MaskOp op);
+
+  //-- Reductions
+  void emit(tile::ReduceOp op);
+  void emit(tile::SumOp op);
+  void emit(tile::TotalOp op);
+
+  //-- Matrix instructions
+  Registers structElements(Value s, int n);
+  Type f32x4() { return LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(4, f32())); }
+  /// acc + A·B; A: 4 registers (K = 16) or 2 (K = 8), B: 2 or 1.
+  Registers mma16(Type half, ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc);
+  /// The TF32 part of an f32 and what it leaves.
+  std::pair<Value, Value> splitTf32(Value x);
+  DenseMap<Value, std::pair<Value, Value>> tf32;
+  /// acc + A·B in f32 as three TF32 products (a·b ≈ ah·bh + ah·bl + al·bh), K = 8: A 4 registers, B 2.
+  Registers mmaTf32x3(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc);
+  void emit(tile::ContractOp op);
+  /// Contraction over channels: the addends' units of 8 channels fill the K of as few instructions as possible.
+  void scores(tile::ContractOp op);
+
+  //-- Global memory
+  void emit(tile::LoadOp op);
+  /// Element loads by layout; rows and channels outside are 0.
+  template <typename F> Registers loadRows(const Tensor &t, TileType type, Value at, F address) {
+    Layout l = layoutOf(type);
+    Axis a = type.getM() ? Axis::m : Axis::n;
+    int64_t d = t.type.getChannels(), count = l.registerCount();
+    Value laneRow = widen(laneCoordinate(l, a)), laneChannel = laneCoordinate(l, Axis::d);
+    Value limit = a == Axis::m ? c64(t.rows()) : tokens;
+    Registers r;
+    DenseMap<int64_t, std::pair<Value, Value>> rows; // row offset → address, valid
+    for (int64_t block = 0; block < blocksOf(type); ++block)
+      for (int64_t i = 0; i < count; ++i) {
+        Coordinates c = l.element(int(i), 0);
+        int64_t rowOffset = block * tile::blockSize + c[a];
+        auto &row = rows[rowOffset];
+        if (!row.first) {
+          Value index = add(add(at, laneRow), rowOffset);
+          row = {address(min(index, add(limit, -1))), lt(index, limit)};
+        }
+        Value valid = row.second, p = row.first;
+        if (d) {
+          Value channel = add(laneChannel, c[Axis::d]);
+          if (type.getD() > d) {
+            valid = both(valid, lt(channel, c32(d)));
+            channel = min(channel, c32(d - 1));
+          }
+          p = offset(p, widen(mul(channel, bytesOf(t.type.getElement()))));
+        }
+        r.push_back(select(valid, loadElement(t.type.getElement(), p), cf(0)));
+      }
+    return r;
+  }
+  Value loadElement(Type e, Value p);
+  void emit(tile::StoreOp op);
+  void storeElement(Type e, Value v, Value p);
+  void emit(tile::MaxNormOp op);
+
+  //-- Merges: workers take every workers-th split, then add up in order through shared memory
+  static constexpr int64_t mergeWorkers = 8;
+  static constexpr double log2e = 1.4426950408889634;
+  Tensor partialAt(Value tensor, Value s, Value batchIndex);
+  /// The rows of a partial, batch already in the pointer.
+  Registers loadPartial(Value tensor, TileType type, Value s, Value batchIndex, Value row);
+  /// Registers of all workers, exchanged through shared memory: element [worker][register] of this lane.
+  SmallVector<Registers> exchange(const Registers &mine);
+  void emit(tile::MergeOp op);
+  void emit(tile::MergeSumOp op);
+  int64_t copiesOf(Value tensor);
+
+  //-- The stash: latent operands in shared memory, in the order in which lanes hold them
+  int64_t registersOf(TileType t);
+  void emit(tile::StashOp op);
+  Value stashBase() { return offset(shared, widen(mul(headInBlock, stashHeadBytes))); }
+  /// Up to four registers a lane at once: [chunk][lane][registers of the chunk].
+  template <typename F> void forChunks(int64_t registers, F f) {
+    for (int64_t first = 0, bytes = 0; first < registers;) {
+      int64_t n = registers - first >= 4 ? 4 : registers - first >= 2 ? 2 : 1;
+      f(first, n, bytes);
+      first += n;
+      bytes += n * 128;
+    }
+  }
+  void storeVector(ArrayRef<Value> x, Value p);
+  Registers loadVector(Type e, int64_t n, Value p);
+  /// One block of 16 latents of a stash, `block` an i32.
+  Registers fetch(Value stash, Value block, TileType type);
+  Value stashPointer;
+
+  //-- The ring of staged tokens
+  SmallVector<Slot> slots;
+  int64_t stageBytes = 0, ringOffset = 0;
+  int64_t chunkBytes(FlareTensorType t) { return std::min<int64_t>(16, t.getChannels() * bytesOf(t.getElement())); }
+  void planRing(tile::StreamOp op);
+  /// Starts the copies of a tile (first token n, i64) into a stage.
+  void issue(tile::StreamOp op, Value n, Value stageBase);
+  /// Channels that pad a row to 8 are zero for ever.
+  void clearPadding(tile::StreamOp op);
+  void emit(tile::StreamOp op);
+  void flatten(Value v, Registers &out);
+  void unflatten(Value v, ValueRange from, unsigned &next);
+  void emit(scf::IfOp op);
+  void emit(tile::BoundedOp op);
+
+  //-- Reading staged rows
+  void emit(tile::ReadOp op);
+  /// One block of 16 rows, first row `row` (i32).
+  Registers readStage(const StageAt &s, tile::StageType stage, TileType type, Value row);
+
+  //-- Blocks of scores
+  void emit(tile::PairsOp op);
+  /// One block of columns against all row blocks.
+  void column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// Constants stay constants, so that masks can see them.
+  Value fold(Value v);
+};
+
+} // namespace flarec::nvvm

@@ -1,0 +1,134 @@
+// tile-to-nvvm: latents from global memory, results and partial results to it.
+#include "passes/nvvm/KernelLowering.h"
+#include <map>
+
+using namespace mlir;
+
+namespace flarec::nvvm {
+
+void KernelLowering::emit(tile::LoadOp op) {
+  const Tensor &t = tensors[op.getTensor()];
+  TileType type = tileType(op.getTile());
+  Value at = number(op.getAt());
+  tiles[op.getTile()] = loadRows(t, type, at, [&](Value row) { return rowAddress(t, row); });
+}
+
+Value KernelLowering::loadElement(Type e, Value p) {
+  if (e.isF32())
+    return load(f32(), p, 4);
+  Value bits = load(b.getI16Type(), p, 2);
+  if (e.isBF16())
+    return bitcast(f32(), shl(arith::ExtUIOp::create(b, loc, i32(), bits), 16));
+  return arith::ExtFOp::create(b, loc, f32(), bitcast(e, bits));
+}
+
+void KernelLowering::emit(tile::StoreOp op) {
+  Tensor t = tensors[op.getTensor()];
+  TileType type = tileType(op.getTile());
+  Layout l = layoutOf(type);
+  Axis a = type.getM() ? Axis::m : Axis::n;
+  int64_t d = t.type.getChannels(), count = l.registerCount();
+  Type e = t.type.getElement();
+  Value at = number(op.getAt());
+  Value base = t.pointer;
+  Value limit = a == Axis::m ? c64(t.rows()) : tokens;
+  Value first = at;
+  if (op.getPartial()) {
+    // This split's copy [b][split][h]; workers with tokens for rows have copies of their own.
+    Value splitStride = mul(heads, t.rows() * std::max<int64_t>(1, d));
+    base = offset(base, mul(mul(split, splitStride), bytesOf(e)));
+    if (config.getRows() == Index::n) {
+      int64_t copyRows = t.rows() / config.getWorkers();
+      first = add(at, widen(mul(worker, copyRows)));
+    }
+  }
+  Tensor target = t;
+  target.pointer = base;
+  Value laneRow = widen(laneCoordinate(l, a)), laneChannel = laneCoordinate(l, Axis::d);
+  Value mine = headIsReal;
+  int64_t copies = 0; // lanes that hold what another one holds
+  for (size_t i = 0; i < l.lanes.size(); ++i)
+    if (l.lanes[i].step == 0)
+      copies |= int64_t(1) << i;
+  if (copies)
+    mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, andBits(lane, copies), c32(0)));
+  if (kernel.getKind() == "merge") // only one warp holds the result
+    mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, worker, c32(0)));
+  const Registers x = tiles[op.getTile()];
+  // Group registers by row.
+  std::map<int64_t, SmallVector<std::pair<int64_t, Value>>> rows;
+  for (int64_t block = 0; block < blocksOf(type); ++block)
+    for (int64_t i = 0; i < count; ++i) {
+      Coordinates c = l.element(int(i), 0);
+      auto &row = rows[block * tile::blockSize + c[a]];
+      if (llvm::none_of(row, [&](auto &p) { return p.first == c[Axis::d]; }))
+        row.push_back({c[Axis::d], x[block * count + i]});
+    }
+  for (auto &[rowOffset, values] : rows) {
+    Value index = add(add(first, laneRow), rowOffset);
+    Value valid = both(mine, lt(index, limit));
+    auto &list = values;
+    onlyIf(valid, [&] {
+      Value p = rowAddress(target, index);
+      if (!d) {
+        storeElement(e, list[0].second, p);
+        return;
+      }
+      for (size_t i = 0; i < list.size();) {
+        // Two neighbouring channels in one store where the alignment is known.
+        bool two = i + 1 < list.size() && list[i + 1].first == list[i].first + 1 && list[i].first % 2 == 0 && (aligned || op.getPartial());
+        Value channel = add(laneChannel, list[i].first);
+        auto write = [&, i] {
+          Value q = offset(p, widen(mul(channel, bytesOf(e))));
+          if (!two) {
+            storeElement(e, list[i].second, q);
+          } else if (e.isF32()) {
+            Value v = LLVM::UndefOp::create(b, loc, VectorType::get(2, f32()));
+            v = LLVM::InsertElementOp::create(b, loc, v, list[i].second, c32(0));
+            v = LLVM::InsertElementOp::create(b, loc, v, list[i + 1].second, c32(1));
+            store(v, q, 8);
+          } else {
+            store(pack(e, list[i].second, list[i + 1].second), q, 4);
+          }
+        };
+        if (type.getD() > d)
+          onlyIf(lt(channel, c32(d)), write);
+        else
+          write();
+        i += two ? 2 : 1;
+      }
+    });
+  }
+}
+
+void KernelLowering::storeElement(Type e, Value v, Value p) {
+  if (e.isF32()) {
+    store(v, p, 4);
+    return;
+  }
+  Value packed = pack(e, v, cf(0));
+  store(arith::TruncIOp::create(b, loc, b.getI16Type(), packed), p, 2);
+}
+
+void KernelLowering::emit(tile::MaxNormOp op) {
+  const Tensor &t = tensors[op.getTensor()];
+  int64_t d = t.type.getChannels(), rows = t.rows();
+  auto loop = scf::ForOp::create(b, loc, c32(0), c32((rows + 31) / 32 * 32), c32(32), ValueRange{cf(0)});
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(loop.getBody());
+    Value row = widen(min(add(loop.getInductionVar(), lane), c32(rows - 1)));
+    Value p = rowAddress(t, row), sum = cf(0);
+    for (int64_t i = 0; i < d; ++i) {
+      Value x = loadElement(t.type.getElement(), offset(p, i * bytesOf(t.type.getElement())));
+      sum = fadd(fmul(x, x), sum);
+    }
+    scf::YieldOp::create(b, loc, maxNaN(loop.getRegionIterArg(0), sum));
+  }
+  Value r = loop.getResult(0);
+  for (int i = 0; i < 5; ++i)
+    r = maxNaN(r, shuffleXor(r, int64_t(1) << i));
+  numbers[op.getNorm()] = sqrt(r);
+}
+
+} // namespace flarec::nvvm

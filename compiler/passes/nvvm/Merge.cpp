@@ -1,0 +1,141 @@
+// tile-to-nvvm: the splits' partial results become one. A block's workers take every workers-th split each, then the workers' results
+// are combined in their order through shared memory: the same bits every time.
+#include "passes/nvvm/KernelLowering.h"
+
+using namespace mlir;
+
+namespace flarec::nvvm {
+
+Tensor KernelLowering::partialAt(Value tensor, Value s, Value batchIndex) {
+  Tensor t = tensors[tensor];
+  Value stride = mul(heads, t.rows() * std::max<int64_t>(1, t.type.getChannels()));
+  Value elements = add(mul(s, stride), mul(batchIndex, t.strideB));
+  t.pointer = offset(t.pointer, mul(elements, 4));
+  return t;
+}
+
+Registers KernelLowering::loadPartial(Value tensor, TileType type, Value s, Value batchIndex, Value row) {
+  Tensor t = partialAt(tensor, s, batchIndex);
+  return loadRows(t, type, row, [&](Value r) {
+    return offset(t.pointer, mul(add(mul(head, t.strideH), mul(r, t.strideRow)), 4));
+  });
+}
+
+SmallVector<Registers> KernelLowering::exchange(const Registers &mine) {
+  int64_t n = mine.size();
+  sharedBytes = std::max(sharedBytes, mergeWorkers * n * 128);
+  barrier();
+  Value base = offset(shared, widen(mul(add(mul(worker, n * 32), lane), 4)));
+  for (int64_t i = 0; i < n; ++i)
+    store(mine[i], offset(base, i * 128), 4);
+  barrier();
+  SmallVector<Registers> all(mergeWorkers);
+  Value read = offset(shared, widen(mul(lane, 4)));
+  for (int64_t w = 0; w < mergeWorkers; ++w)
+    for (int64_t i = 0; i < n; ++i)
+      all[w].push_back(load(f32(), offset(read, (w * n + i) * 128), 4));
+  return all;
+}
+
+void KernelLowering::emit(tile::MergeOp op) {
+  TileType outType = tileType(op.getResult()), sumType = tileType(op.getLse());
+  Value at = number(op.getAt());
+  int64_t n = layoutOf(outType).registerCount();
+  Registers init(n + 1, cf(0));
+  init.push_back(cf(-3.0e38));
+  auto loop = scf::ForOp::create(b, loc, widen(worker), splits, c64(mergeWorkers), init);
+  auto merge = [&](const Registers &acc, const Registers &x) {
+    // (o, L, r) ⊕ (o', L', r'): the larger reference wins.
+    Value r = maxNaN(acc[n + 1], x[n + 1]);
+    auto power = [&](Value old) {
+      Value down = fsub(old, r);
+      return exp2(op.getNatural() ? fmul(down, cf(log2e)) : down);
+    };
+    Value f = power(acc[n + 1]), g = power(x[n + 1]);
+    Registers out;
+    for (int64_t i = 0; i <= n; ++i)
+      out.push_back(fadd(fmul(acc[i], f), fmul(x[i], g)));
+    out.push_back(r);
+    return out;
+  };
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(loop.getBody());
+    Value s = loop.getInductionVar();
+    Registers x = loadPartial(op.getOut(), outType, s, batch, at);
+    x.append(loadPartial(op.getSum(), sumType, s, batch, at));
+    x.append(loadPartial(op.getReference(), sumType, s, batch, at));
+    scf::YieldOp::create(b, loc, merge(Registers(loop.getRegionIterArgs()), x));
+  }
+  auto all = exchange(Registers(loop.getResults()));
+  Registers r = all[0];
+  for (int64_t w = 1; w < mergeWorkers; ++w)
+    r = merge(r, all[w]);
+  Value sum = r[n], zero = cf(0);
+  // No tokens: out = 0 and log2 0 = -inf. A NaN sum is not zero.
+  Value none = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OEQ, sum, zero);
+  Value inverse = arith::DivFOp::create(b, loc, cf(1), sum);
+  Registers out;
+  for (int64_t i = 0; i < n; ++i)
+    out.push_back(select(none, zero, fmul(r[i], inverse)));
+  tiles[op.getResult()] = out;
+  Value logarithm = log2(sum);
+  if (op.getNatural())
+    logarithm = fmul(logarithm, cf(1 / log2e));
+  tiles[op.getLse()] = {arith::AddFOp::create(b, loc, logarithm, r[n + 1])};
+}
+
+void KernelLowering::emit(tile::MergeSumOp op) {
+  TileType type = tileType(op.getResult());
+  Value at = number(op.getAt());
+  int64_t n = layoutOf(type).registerCount();
+  Tensor t = tensors[op.getPartial()];
+  int64_t latents = 0;
+  kernel.walk([&](tile::StoreOp s) { latents = std::max(latents, s.getTensor().getType().getLatents()); });
+  int64_t copies = copiesOf(op.getPartial());
+  int64_t copyRows = t.rows() / copies;
+  // Shared latents: the batches of one latent batch follow each other.
+  Value each = c64(1), firstBatch = batch;
+  Value real = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, batch, latentBatches);
+  if (op.getReduced()) {
+    each = div(batches, latentBatches);
+    firstBatch = mul(min(batch, add(latentBatches, -1)), each);
+    headIsReal = both(headIsReal, real);
+  }
+  Value total = mul(mul(splits, copies), each);
+  auto loop = scf::ForOp::create(b, loc, widen(worker), total, c64(mergeWorkers), Registers(n, cf(0)));
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(loop.getBody());
+    Value i = loop.getInductionVar();
+    Value copy = rem(i, copies), rest = div(i, copies);
+    Value s = rem(rest, splits), bb = add(firstBatch, div(rest, splits));
+    Tensor p = partialAt(op.getPartial(), s, bb);
+    // Rows beyond the last latent of this copy are never used: guard by the copy's own rows.
+    Tensor limited = p;
+    limited.type = FlareTensorType::get(b.getContext(), false, copyRows, p.type.getChannels(), p.type.getElement());
+    Registers x = loadRows(limited, type, at, [&](Value r) {
+      Value row = add(r, mul(copy, copyRows));
+      return offset(p.pointer, mul(add(mul(head, p.strideH), mul(row, p.strideRow)), 4));
+    });
+    Registers next;
+    for (int64_t j = 0; j < n; ++j)
+      next.push_back(fadd(loop.getRegionIterArg(j), x[j]));
+    scf::YieldOp::create(b, loc, next);
+  }
+  auto all = exchange(Registers(loop.getResults()));
+  Registers r = all[0];
+  for (int64_t w = 1; w < mergeWorkers; ++w)
+    for (int64_t j = 0; j < n; ++j)
+      r[j] = fadd(r[j], all[w][j]);
+  tiles[op.getResult()] = r;
+  (void)latents;
+}
+
+int64_t KernelLowering::copiesOf(Value tensor) {
+  auto dict = cast<DictionaryAttr>(program.getTensors()[cast<BlockArgument>(tensor).getArgNumber()]);
+  auto a = dict.getAs<IntegerAttr>("copies");
+  return a ? a.getInt() : 1;
+}
+
+} // namespace flarec::nvvm
