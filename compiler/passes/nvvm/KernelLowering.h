@@ -30,6 +30,19 @@ struct Slot {
   bool isVector;                       // [heads][tokens] numbers instead of rows
 };
 
+/// One copy that a thread makes for each tile of the ring. What does not depend on the tile is computed once.
+struct Copy {
+  Value tensor;
+  Slot slot;
+  int64_t chunk;    // bytes
+  Value source;     // for the tile that starts at token 0
+  Value token;      // of the tile
+  Value target;     // bytes from the slot's start
+  Value inRange;    // null: always
+  int64_t tokensOn; // all of these move on by so many tokens
+};
+using Copies = SmallVector<Copy>;
+
 struct StageAt {
   Value address; // this worker's head of the staged tile
   Slot slot;
@@ -192,8 +205,9 @@ struct KernelLowering : Emit {
   int64_t stageBytes = 0, ringOffset = 0;
   int64_t chunkBytes(FlareTensorType t) { return std::min<int64_t>(16, t.getChannels() * bytesOf(t.getElement())); }
   void planRing(tile::StreamOp op);
+  Copies planCopies(tile::StreamOp op);
   /// Starts the copies of a tile (first token n, i64) into a stage.
-  void issue(tile::StreamOp op, Value n, Value stageBase);
+  void issue(const Copies &copies, Value n, Value stageBase);
   /// Channels that pad a row to 8 are zero for ever.
   void clearPadding(tile::StreamOp op);
   void emit(tile::StreamOp op);

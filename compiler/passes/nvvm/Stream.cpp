@@ -31,64 +31,75 @@ void KernelLowering::planRing(tile::StreamOp op) {
   sharedBytes = ringOffset + stageBytes * config.getStages();
 }
 
-void KernelLowering::issue(tile::StreamOp op, Value n, Value stageBase) {
+Copies KernelLowering::planCopies(tile::StreamOp op) {
+  Copies copies;
   int64_t threads = config.getThreads();
   for (auto [v, s] : llvm::zip(op.getTokens(), slots)) {
     const Tensor &t = tensors[v];
     int64_t size = bytesOf(t.type.getElement());
     int64_t chunk = s.isVector ? size : aligned ? chunkBytes(t.type) : size;
     int64_t pieces = s.isVector ? 1 : t.type.getChannels() * size / chunk;
-    int64_t perToken = pieces * config.getHeads();
-    int64_t total = perToken * config.getTile();
+    int64_t perToken = pieces * config.getHeads(), total = perToken * config.getTile();
+    // Neighbouring threads take the pieces and heads of a token, but of vectors neighbouring tokens.
+    int64_t unit = s.isVector ? config.getTile() : perToken;
     for (int64_t first = 0; first < total; first += threads) {
+      Copy c{v, s, chunk, nullptr, nullptr, nullptr, nullptr, 0};
+      if (first && !s.isVector && threads % unit == 0) {
+        // The same piece and head as the copy before, some tokens on.
+        c = copies.back();
+        c.tokensOn += threads / unit;
+        c.inRange = first + threads > total ? lt(thread, c32(total - first)) : Value();
+        copies.push_back(c);
+        continue;
+      }
       Value i = add(thread, first);
-      auto copy = [&] {
-        Value token, h, piece;
-        if (s.isVector) { // neighbouring threads take neighbouring tokens
-          token = rem(i, config.getTile());
-          h = div(i, config.getTile());
-          piece = c32(0);
-        } else {
-          piece = rem(i, pieces);
-          Value rest = div(i, pieces);
-          h = rem(rest, config.getHeads());
-          token = div(rest, config.getHeads());
-        }
-        Value globalHead = add(firstHead, widen(h));
-        Value row = add(n, widen(token));
-        Value valid = both(lt(row, tokens), lt(globalHead, heads));
-        // Outside: any readable address, zero bytes of it.
-        Value elements = add(add(mul(batch, t.strideB), mul(globalHead, t.strideH)), mul(row, t.strideRow));
-        Value source = offset(t.pointer, select(valid, add(mul(elements, size), widen(mul(piece, chunk))), c64(0)));
-        Value target;
-        if (s.isVector)
-          target = offset(stageBase, widen(add(mul(h, s.slotBytes), mul(token, size))));
-        else
-          target = offset(stageBase, widen(add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), mul(piece, chunk))));
-        target = offset(target, s.offset);
-        if (chunk >= 4 && (aligned || s.isVector)) {
-          Value bytes = select(valid, c32(chunk), c32(0));
-          std::string kind = chunk == 16 ? "cg" : "ca";
-          intrinsic("llvm.nvvm.cp.async." + kind + ".shared.global." + std::to_string(chunk) + ".s", {target, source, bytes});
-        } else {
-          Type e = b.getIntegerType(size * 8);
-          Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(e, 0));
-          auto guarded = scf::IfOp::create(b, loc, TypeRange{e}, valid, true);
-          {
-            OpBuilder::InsertionGuard guard(b);
-            b.setInsertionPointToStart(guarded.thenBlock());
-            scf::YieldOp::create(b, loc, load(e, source, size));
-            b.setInsertionPointToStart(guarded.elseBlock());
-            scf::YieldOp::create(b, loc, zero);
-          }
-          store(guarded.getResult(0), target, size);
-        }
-      };
-      if (first + threads > total)
-        onlyIf(lt(i, c32(total)), copy);
-      else
-        copy();
+      Value token = s.isVector ? rem(i, unit) : div(i, unit), h = s.isVector ? div(i, unit) : div(rem(i, unit), pieces);
+      Value piece = s.isVector ? c32(0) : rem(i, pieces);
+      Value globalHead = add(firstHead, widen(h));
+      Value elements = add(add(mul(batch, t.strideB), mul(globalHead, t.strideH)), mul(widen(token), t.strideRow));
+      c.source = offset(t.pointer, add(mul(elements, size), widen(mul(piece, chunk))));
+      c.token = select(lt(globalHead, heads), token, c32(1 << 30)); // no token of a head that is not there
+      c.target = s.isVector ? add(mul(h, s.slotBytes), mul(token, size)) : add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), mul(piece, chunk));
+      c.inRange = first + threads > total ? lt(thread, c32(total - first)) : Value();
+      copies.push_back(c);
     }
+  }
+  return copies;
+}
+
+void KernelLowering::issue(const Copies &copies, Value n, Value stageBase) {
+  int64_t T = config.getTile();
+  Value left = narrow(max(min(sub(tokens, n), c64(T)), c64(0))); // of this tile
+  for (const Copy &c : copies) {
+    const Tensor &t = tensors[c.tensor];
+    int64_t size = bytesOf(t.type.getElement());
+    auto copy = [&] {
+      Value source = offset(c.source, mul(mul(add(n, c.tokensOn), t.strideRow), size));
+      Value valid = lt(add(c.token, c.tokensOn), left);
+      Value target = offset(offset(stageBase, widen(c.target)), c.slot.offset + c.tokensOn * c.slot.rowBytes);
+      if (c.chunk >= 4 && (aligned || c.slot.isVector)) {
+        // Outside: zeros are written, and nothing is read at an address that may be no one's.
+        Value bytes = select(valid, c32(c.chunk), c32(0));
+        std::string kind = c.chunk == 16 ? "cg" : "ca";
+        intrinsic("llvm.nvvm.cp.async." + kind + ".shared.global." + std::to_string(c.chunk) + ".s", {target, source, bytes});
+        return;
+      }
+      Type e = b.getIntegerType(size * 8);
+      Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(e, 0));
+      auto guarded = scf::IfOp::create(b, loc, TypeRange{e}, valid, true);
+      {
+        OpBuilder::InsertionGuard guard(b);
+        b.setInsertionPointToStart(guarded.thenBlock());
+        scf::YieldOp::create(b, loc, load(e, source, size));
+        b.setInsertionPointToStart(guarded.elseBlock());
+        scf::YieldOp::create(b, loc, zero);
+      }
+      store(guarded.getResult(0), target, size);
+    };
+    if (c.inRange)
+      onlyIf(c.inRange, copy);
+    else
+      copy();
   }
   intrinsic("llvm.nvvm.cp.async.commit.group", {});
 }
@@ -110,6 +121,31 @@ void KernelLowering::clearPadding(tile::StreamOp op) {
   barrier();
 }
 
+/// A stream whose body is `if (still && bounded) fast else safe`: a tile out of bounds makes all later ones safe.
+static scf::IfOp fastOrSafe(tile::StreamOp op) {
+  Block &body = op.getRegion().front();
+  scf::IfOp branch;
+  for (Operation &o : body.without_terminator()) {
+    if (auto found = dyn_cast<scf::IfOp>(o))
+      branch = branch ? scf::IfOp() : found;
+    else if (!isa<tile::BoundedOp, arith::AndIOp, arith::ConstantOp>(o))
+      return {};
+  }
+  if (!branch || !branch.elseBlock())
+    return {};
+  // What it decides is carried to the next tile, and nothing else but its results is.
+  auto still = branch.getCondition().getDefiningOp<arith::AndIOp>();
+  if (!still)
+    return {};
+  for (auto [i, v] : llvm::enumerate(body.getTerminator()->getOperands())) {
+    BlockArgument carried = body.getArgument(body.getNumArguments() - op.getInits().size() + i);
+    if (v != carried && v.getDefiningOp() != branch && (v != branch.getCondition() || (still.getLhs() != carried && still.getRhs() != carried)))
+      return {};
+  }
+  return branch;
+}
+
+// All warps of a block pass one barrier a tile, wherever they are: some may be in the safe loop while others are in the fast one.
 void KernelLowering::emit(tile::StreamOp op) {
   planRing(op);
   if (stashHeadBytes)
@@ -121,46 +157,96 @@ void KernelLowering::emit(tile::StreamOp op) {
   Value first = div(mul(tilesCount, split), splits), last = div(mul(tilesCount, add(split, 1)), splits);
   Value ring = offset(shared, ringOffset);
   auto stageAddress = [&](Value stage) { return offset(ring, widen(mul(stage, stageBytes))); };
-  for (int64_t i = 0; i + 1 < stagesCount; ++i)
-    issue(op, mul(add(first, i), T), stageAddress(c32(i)));
-  Registers inits;
-  for (Value v : op.getInits())
-    flatten(v, inits);
-  inits.push_back(c32(0)); // stage to work on
-  auto loop = scf::ForOp::create(b, loc, first, last, c64(1), inits);
-  {
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToStart(loop.getBody());
-    Value stage = loop.getRegionIterArgs().back();
+  // The oldest tile under way is there, for all warps, and all are done with the one before it.
+  auto arrive = [&] {
     intrinsic("llvm.nvvm.cp.async.wait.group", c32(stagesCount - 2));
     barrier();
+  };
+  Copies copies = planCopies(op);
+  for (int64_t i = 0; i + 1 < stagesCount; ++i)
+    issue(copies, mul(add(first, i), T), stageAddress(c32(i)));
+  arrive();
+
+  Block &body = op.getRegion().front();
+  scf::IfOp branch = fastOrSafe(op);
+  // Loops carry the tile, its stage and the body's state.
+  Registers state{first, c32(0)};
+  for (Value v : op.getInits())
+    flatten(v, state);
+  auto bind = [&](ValueRange carried) {
+    numbers[body.getArgument(0)] = mul(carried[0], T);
+    Value here = stageAddress(carried[1]);
+    for (auto [i, s] : llvm::enumerate(slots))
+      stages[body.getArgument(1 + i)] = {offset(offset(here, s.offset), widen(mul(headInBlock, s.slotBytes))), s};
+    unsigned next = 2;
+    for (unsigned i = 1 + slots.size(); i < body.getNumArguments(); ++i)
+      unflatten(body.getArgument(i), carried, next);
+  };
+  auto loop = [&](function_ref<Value()> mayRun, Block &work, function_ref<Value(Value)> result) {
+    auto types = llvm::map_to_vector(state, [](Value v) { return v.getType(); });
+    auto loop = scf::WhileOp::create(b, loc, types, state);
+    OpBuilder::InsertionGuard guard(b);
+    SmallVector<Location> locations(types.size(), loc);
+    Block *before = b.createBlock(&loop.getBefore(), {}, types, locations);
+    Value inRange = lt(before->getArgument(0), last);
+    if (mayRun) {
+      auto check = scf::IfOp::create(b, loc, TypeRange{b.getI1Type()}, inRange, true);
+      {
+        OpBuilder::InsertionGuard guard(b);
+        b.setInsertionPointToStart(check.thenBlock());
+        bind(before->getArguments());
+        scf::YieldOp::create(b, loc, mayRun());
+        b.setInsertionPointToStart(check.elseBlock());
+        scf::YieldOp::create(b, loc, Value(arith::ConstantOp::create(b, loc, b.getBoolAttr(false))));
+      }
+      inRange = check.getResult(0);
+    }
+    scf::ConditionOp::create(b, loc, inRange, before->getArguments());
+
+    Block *after = b.createBlock(&loop.getAfter(), {}, types, locations);
+    Value t = after->getArgument(0), stage = after->getArgument(1);
     // Everyone is done with the stage before this one: fill it again.
     Value refill = add(stage, stagesCount - 1);
     refill = select(lt(refill, c32(stagesCount)), refill, add(refill, -stagesCount));
-    issue(op, mul(add(loop.getInductionVar(), stagesCount - 1), T), stageAddress(refill));
-
-    Block &body = op.getRegion().front();
-    numbers[body.getArgument(0)] = mul(loop.getInductionVar(), T);
-    Value here = stageAddress(stage);
-    for (auto [i, s] : llvm::enumerate(slots))
-      stages[body.getArgument(1 + i)] = {offset(offset(here, s.offset), widen(mul(headInBlock, s.slotBytes))), s};
-    unsigned next = 0;
-    for (unsigned i = 1 + slots.size(); i < body.getNumArguments(); ++i)
-      unflatten(body.getArgument(i), loop.getRegionIterArgs(), next);
-    lowerBlock(body);
+    issue(copies, mul(add(t, stagesCount - 1), T), stageAddress(refill));
+    bind(after->getArguments());
+    tf32.clear();
+    lowerBlock(work);
+    tf32.clear();
     if (failed(status))
       return;
-    Registers yields;
-    for (Value v : body.getTerminator()->getOperands())
-      flatten(v, yields);
     Value following = add(stage, 1);
-    yields.push_back(select(lt(following, c32(stagesCount)), following, c32(0)));
+    Registers yields{add(t, 1), select(lt(following, c32(stagesCount)), following, c32(0))};
+    for (Value v : body.getTerminator()->getOperands())
+      if (branch && v == branch.getCondition())
+        yields.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(bool(mayRun))));
+      else
+        flatten(result(v), yields);
+    arrive();
     scf::YieldOp::create(b, loc, yields);
+    state = Registers(loop.getResults());
+  };
+  if (branch) {
+    auto yielded = [&](Block *from) {
+      return [&, from](Value v) { return v.getDefiningOp() == branch ? from->getTerminator()->getOperand(cast<OpResult>(v).getResultNumber()) : v; };
+    };
+    auto bounded = [&]() -> Value {
+      for (Operation &o : body.without_terminator())
+        if (&o != branch)
+          lower(&o);
+      return number(branch.getCondition());
+    };
+    loop(bounded, *branch.thenBlock(), yielded(branch.thenBlock()));
+    if (succeeded(status))
+      loop(nullptr, *branch.elseBlock(), yielded(branch.elseBlock()));
+  } else {
+    loop(nullptr, body, [](Value v) { return v; });
   }
   intrinsic("llvm.nvvm.cp.async.wait.group", c32(0));
-  unsigned next = 0;
+  unsigned next = 2;
   for (Value r : op.getResults())
-    unflatten(r, loop.getResults(), next);
+    if (succeeded(status))
+      unflatten(r, state, next);
 }
 
 void KernelLowering::flatten(Value v, Registers &out) {
