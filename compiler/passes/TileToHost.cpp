@@ -20,6 +20,7 @@
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/BuiltinOps.h"
+#include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/TypeSwitch.h"
 #include <map>
@@ -1194,7 +1195,7 @@ struct KernelLowering : Emit {
     unsigned numIns;
     DenseSet<Value> columnOnly, rowOnly; // computed from columns, from rows alone; never from accumulators
     DenseMap<Value, Registers> groups;   // right operands of contractions over rows, see contractRows
-    DenseMap<Value, int64_t> between;    // pairs that pass from one phase to another: offset in scratch
+    llvm::MapVector<Value, int64_t> between; // pairs that pass from one phase to another: offset in scratch
   };
   struct Phase {
     SmallVector<Operation *> ops;
