@@ -74,10 +74,7 @@ struct TileToHost : flarec::impl::TileToHostBase<TileToHost> {
         l.numbers[a] = slot(l.f32());
     l.scratch = entry->getArgument(2);
     l.identify(entry->getArgument(1));
-    if (l.config)
-      l.sweepKernel();
-    else
-      l.mergeKernel();
+    l.withoutDenormals([&] { l.config ? l.sweepKernel() : l.mergeKernel(); });
     if (failed(l.status))
       return failure();
     LLVM::ReturnOp::create(l.b, loc, ValueRange{});

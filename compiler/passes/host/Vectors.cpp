@@ -41,6 +41,26 @@ void Emit::loop(Value first, Value last, int64_t step, function_ref<void(Value)>
   });
 }
 
+/// Numbers below 2^-126 count as 0 in the body. Weights of tokens far from the largest score are such numbers, and each operation on one is an exception that
+/// costs the processor a hundred cycles and more.
+void Emit::withoutDenormals(function_ref<void()> body) {
+  constexpr int64_t flushToZero = 0x8000, denormalsAreZero = 0x40;
+  // First of all in the entry block: LLVM splits it at divisions, and what came after would be no fixed part of the frame.
+  auto word = [&] {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(b.getInsertionBlock());
+    Value one = c32(1);
+    return Value(LLVM::AllocaOp::create(b, loc, pointer(), b.getI32Type(), one));
+  };
+  Value saved = word(), changed = word();
+  auto control = [&](StringRef name, Value p) { LLVM::CallIntrinsicOp::create(b, loc, b.getStringAttr(name), ValueRange{p}); };
+  control("llvm.x86.sse.stmxcsr", saved);
+  store(arith::OrIOp::create(b, loc, load(b.getI32Type(), saved, 4), c32(flushToZero | denormalsAreZero)), changed, 4);
+  control("llvm.x86.sse.ldmxcsr", changed);
+  body();
+  control("llvm.x86.sse.ldmxcsr", saved);
+}
+
 //===-- Element types ------------------------------------------------------//
 
 Value Emit::widen(Value v, Type e) { // a vector of e, as f32

@@ -91,6 +91,8 @@ struct Emit {
   Registers loop(Value first, Value last, int64_t step, const Registers &state, function_ref<Registers(Value, const Registers &)> body);
   void loop(Value first, Value last, int64_t step, function_ref<void(Value)> body);
 
+  void withoutDenormals(function_ref<void()> body);
+
   /// The type that memory has of an element type; widen makes f32 of it.
   Type stored(Type e) { return e.isF32() ? e : Type(b.getI16Type()); }
   Value widen(Value v, Type e);
