@@ -221,7 +221,7 @@ struct KernelLowering : Emit {
   Body bodyOf(tile::PairsOp op);
   void buildTable(Body &body, int64_t &sharedAt);
   void stageRows(const StageAt &s, int64_t width, Value base, int64_t rowBytes, Value real, int64_t count);
-  int64_t stepOf(Body &body);
+  int64_t stepOf(Body &body, bool recurrent);
   SmallVector<Phase> phasesOf(Body &body);
   SmallVector<Phase> cutIntoPhases(Body &body, ArrayRef<Operation *> ops, int64_t step);
   SmallVector<Registers> runRows(Body &body, SmallVector<Phase> &phases, Value block);

@@ -231,15 +231,16 @@ void KernelLowering::buildTable(Body &body, int64_t &sharedAt) {
 
 //===-- Phases -------------------------------------------------------------//
 
-/// How many columns at once: each is an independent chain. No more than 128 products in a row, and less where a tile is rare.
-int64_t KernelLowering::stepOf(Body &body) {
-  int64_t channels = 1;
+/// How many columns at once: each is an independent chain. No more than 128 products in a row, and fewer where a tile is rare: more is no faster, and code.
+/// But a running maximum multiplies all accumulators once a step, at the end of a long chain: then as many as the configuration allows.
+int64_t KernelLowering::stepOf(Body &body, bool recurrent) {
+  int64_t channels = 1, most = config.getUnroll();
   for (Value a : body.block->getArguments())
     if (tileType(a))
       channels = std::max(channels, tileType(a).getD());
-  bool rare = isSafe(body.op);
-  int64_t step = std::max<int64_t>(1, std::min<int64_t>(config.getUnroll(), (rare ? 64 : 128) / channels));
-  return rare ? std::min<int64_t>(step, 4) : step;
+  if (!recurrent)
+    most = isSafe(body.op) ? std::min<int64_t>({most, 4, 64 / channels}) : std::min<int64_t>(most, 128 / channels);
+  return std::max<int64_t>(1, most);
 }
 
 /// A reduction over rows or columns, into an accumulator.
@@ -266,7 +267,7 @@ SmallVector<KernelLowering::Phase> KernelLowering::phasesOf(Body &body) {
       tainted.insert(o.result_begin(), o.result_end());
     }
   }
-  int64_t step = stepOf(body);
+  int64_t step = stepOf(body, recurrent);
   if (!overRows.empty() && !recurrent)
     return cutIntoPhases(body, ops, step);
   for (Operation *o : overRows)
