@@ -119,6 +119,18 @@ emitHostAssembly(const llvm::Module &module, HostIsa isa,
 llvm::Expected<std::string>
 linkShared(llvm::StringRef object, llvm::ArrayRef<std::string> exportedSymbols);
 
+/// A shared library for one instruction set, and the time it took on its thread.
+struct HostLibrary {
+  HostIsa isa;
+  llvm::StringRef name; // as the manifest has it
+  std::string bytes;
+  double milliseconds = 0;
+};
+
+/// A module as a library for each instruction set, the best one first, generated in parallel. The bytes do not depend on the number of threads.
+llvm::Expected<std::vector<HostLibrary>>
+emitHostLibraries(const llvm::Module &module, llvm::ArrayRef<std::string> exportedSymbols);
+
 } // namespace flarec
 
 #endif // FLAREC_CODEGEN_CODEGEN_H

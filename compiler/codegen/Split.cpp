@@ -1,4 +1,5 @@
-// A module's kernels one by one, in parallel: each thread has an LLVMContext of its own.
+// Code in parallel, a GPU's kernel by kernel and a processor's by instruction set: each thread has an LLVMContext of its own. Results have places of
+// their own, so they do not depend on who was first.
 #include "codegen/Codegen.h"
 #include "llvm/Bitcode/BitcodeReader.h"
 #include "llvm/Bitcode/BitcodeWriter.h"
@@ -7,12 +8,20 @@
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Transforms/Utils/Cloning.h"
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 using namespace llvm;
 using namespace flarec;
 
 namespace {
+
+std::string bitcodeOf(const Module &module) {
+  std::string bitcode;
+  raw_string_ostream stream(bitcode);
+  WriteBitcodeToFile(module, stream);
+  return bitcode;
+}
 
 /// The module with one function's body only, as bitcode.
 std::string only(const Module &module, const Function &kernel) {
@@ -22,10 +31,29 @@ std::string only(const Module &module, const Function &kernel) {
   for (Function &f : make_early_inc_range(*part))
     if (f.isDeclaration() && f.use_empty())
       f.eraseFromParent();
-  std::string bitcode;
-  raw_string_ostream stream(bitcode);
-  WriteBitcodeToFile(*part, stream);
-  return bitcode;
+  return bitcodeOf(*part);
+}
+
+/// work(i) for i in [0, count), on as many threads as there are processors, this one among them. The first error of the lowest number.
+Error inParallel(size_t count, function_ref<Error(size_t)> work) {
+  std::vector<std::string> errors(count);
+  std::atomic<size_t> next = 0;
+  auto take = [&] {
+    for (size_t i; (i = next++) < count;)
+      if (Error e = work(i))
+        errors[i] = toString(std::move(e));
+  };
+  std::vector<std::thread> threads;
+  size_t processors = std::max(1u, std::thread::hardware_concurrency());
+  for (size_t i = 1; i < std::min(count, processors); ++i)
+    threads.emplace_back(take);
+  take();
+  for (std::thread &t : threads)
+    t.join();
+  for (const std::string &e : errors)
+    if (!e.empty())
+      return createStringError(e);
+  return Error::success();
 }
 
 } // namespace
@@ -39,32 +67,38 @@ Expected<std::vector<KernelPtx>> flarec::emitPtxByKernel(const Module &module, c
       kernels.push_back({f.getName().str(), ""});
       parts.push_back(only(module, f));
     }
-  std::vector<std::string> errors(parts.size());
-  std::atomic<size_t> next = 0;
-  auto work = [&] {
-    for (size_t i; (i = next++) < parts.size();) {
-      LLVMContext context;
-      auto part = parseBitcodeFile(MemoryBufferRef(parts[i], kernels[i].name), context);
-      if (!part) {
-        errors[i] = toString(part.takeError());
-        continue;
-      }
-      auto ptx = emitPtx(**part, target);
-      if (ptx)
-        kernels[i].ptx = std::move(*ptx);
-      else
-        errors[i] = toString(ptx.takeError());
-    }
+  auto emit = [&](size_t i) -> Error {
+    LLVMContext context;
+    auto part = parseBitcodeFile(MemoryBufferRef(parts[i], kernels[i].name), context);
+    if (!part)
+      return part.takeError();
+    return emitPtx(**part, target).moveInto(kernels[i].ptx);
   };
-  std::vector<std::thread> threads;
-  size_t processors = std::max(1u, std::thread::hardware_concurrency());
-  for (size_t i = 1; i < std::min(parts.size(), processors); ++i)
-    threads.emplace_back(work);
-  work();
-  for (std::thread &t : threads)
-    t.join();
-  for (const std::string &e : errors)
-    if (!e.empty())
-      return createStringError(e);
+  if (Error e = inParallel(parts.size(), emit))
+    return std::move(e);
   return kernels;
+}
+
+Expected<std::vector<HostLibrary>> flarec::emitHostLibraries(const Module &module, ArrayRef<std::string> exportedSymbols) {
+  initialiseTargets();
+  std::vector<HostLibrary> libraries = {{HostIsa::Avx512, "avx512"}, {HostIsa::Avx2, "avx2"}, {HostIsa::Baseline, "baseline"}};
+  std::string bitcode = bitcodeOf(module);
+  auto emit = [&](size_t i) -> Error {
+    HostLibrary &library = libraries[libraries.size() - 1 - i]; // fewer and narrower registers take longer: first things first
+    auto start = std::chrono::steady_clock::now();
+    LLVMContext context;
+    auto copy = parseBitcodeFile(MemoryBufferRef(bitcode, library.name), context);
+    if (!copy)
+      return copy.takeError();
+    auto object = emitHostObject(**copy, library.isa);
+    if (!object)
+      return object.takeError();
+    if (Error e = linkShared(*object, exportedSymbols).moveInto(library.bytes))
+      return e;
+    library.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    return Error::success();
+  };
+  if (Error e = inParallel(libraries.size(), emit))
+    return std::move(e);
+  return libraries;
 }

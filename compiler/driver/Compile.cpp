@@ -411,30 +411,26 @@ struct Compiler {
       for (llvm::Function &f : *llvmModule)
         if (!f.isDeclaration() && f.hasExternalLinkage())
           symbols.push_back(f.getName().str());
-      for (auto [isa, name] : {std::pair(HostIsa::Avx512, "avx512"), std::pair(HostIsa::Avx2, "avx2"), std::pair(HostIsa::Baseline, "baseline")}) {
-        Timer t{*this, name};
-        if (isa == HostIsa::Avx512) {
-          auto assembly = [&]() -> std::string {
-            auto a = emitHostAssembly(*llvmModule, isa);
-            if (a)
-              return std::move(*a);
-            return "; " + llvm::toString(a.takeError());
-          };
-          auto shown = show(number + 2, "asm", assembly);
-          if (!shown)
-            return shown.takeError();
-          if (*shown)
-            return emitted;
-        }
-        auto object = emitHostObject(*llvmModule, isa);
-        if (!object)
-          return object.takeError();
-        auto library = linkShared(*object, symbols);
-        if (!library)
-          return library.takeError();
+      auto assembly = [&]() -> std::string {
+        auto a = emitHostAssembly(*llvmModule, HostIsa::Avx512);
+        return a ? std::move(*a) : "; " + llvm::toString(a.takeError());
+      };
+      auto shown = show(number + 2, "asm", assembly);
+      if (!shown)
+        return shown.takeError();
+      if (*shown)
+        return emitted;
+      auto libraries = [&] {
+        Timer t{*this, "machine code"};
+        return emitHostLibraries(*llvmModule, symbols);
+      }();
+      if (!libraries)
+        return libraries.takeError();
+      for (HostLibrary &l : *libraries) {
+        times.push_back({("  of it " + l.name + ", in parallel").str(), l.milliseconds});
         if (request.report)
-          fprintf(stderr, "%-8s %8zu bytes of machine code and tables\n", name, library->size());
-        addBlob(std::move(*library), llvm::json::Object{{"kind", "elf"}, {"isa", name}});
+          fprintf(stderr, "%-8s %8zu bytes of machine code and tables\n", l.name.data(), l.bytes.size());
+        addBlob(std::move(l.bytes), llvm::json::Object{{"kind", "elf"}, {"isa", l.name}});
       }
     }
     llvm::json::Object manifest{{"format", 1}, {"compiler", "flarec " + std::string(flarecVersion()) + ", LLVM " + LLVM_VERSION_STRING},

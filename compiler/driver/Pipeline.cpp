@@ -10,7 +10,8 @@ std::vector<Stage> flarec::pipeline(const PipelineOptions &o) {
   std::string lower = host ? "tile-to-host" : "tile-to-nvvm" + target;
   return {
       {"flare", flare + "flare-expand,flare-to-base-2,flare-simplify"},
-      {"sweeps", "flare-plan-sweeps" + target + ",flare-share-exponentials{wide=false},flare-configure" + target},
+      // f32 exponentials are exact enough to be shared on the host, not on a GPU.
+      {"sweeps", "flare-plan-sweeps" + target + ",flare-share-exponentials{wide=" + (host ? "true" : "false") + "},flare-configure" + target},
       {"tile", "flare-to-tile" + target + ",tile-assign-layouts" + target + ",cse"},
       {host ? "vectors" : "nvvm", lower + ",cse,canonicalize,convert-scf-to-cf,convert-cf-to-llvm,convert-arith-to-llvm,"
                                           "reconcile-unrealized-casts,canonicalize"},

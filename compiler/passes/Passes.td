@@ -114,7 +114,7 @@ def TileToHost : Pass<"tile-to-host", "::mlir::ModuleOp"> {
   let description = [{
     One IR for all instruction sets: LLVM cuts vector<16xf32> into what a machine has. Rows lie across lanes, columns in registers and channels
     too; `tile.stream` goes over the block's heads for every few tiles, so that each cache line is fetched once; `tile.pairs` is a loop over
-    row blocks around a loop over columns. What must outlive a tile lies in scratch memory.
+    row blocks around a loop over columns. What must outlive a tile lies in scratch memory. Numbers below 2^-126 count as 0, as on a GPU.
   }];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }

@@ -121,6 +121,21 @@ TEST(Host, AttributesOfTheFunctionDoNotChooseTheProcessor) {
   EXPECT_CONTAINS(valueOf(emitHostAssembly(*module, HostIsa::Avx512)), "%zmm");
 }
 
+// Made in parallel, and yet the best first, each as it is when made alone.
+TEST(Host, LibrariesForAllInstructionSets) {
+  ParsedModule module(axpyText);
+  for (int repeat = 0; repeat < 10; ++repeat) {
+    std::vector<flarec::HostLibrary> libraries = valueOf(emitHostLibraries(*module, {"kernel"}));
+    ASSERT_EQ(libraries.size(), 3u);
+    EXPECT_EQ(libraries[0].name, "avx512");
+    EXPECT_EQ(libraries[1].name, "avx2");
+    EXPECT_EQ(libraries[2].name, "baseline");
+    for (const flarec::HostLibrary &l : libraries)
+      EXPECT_EQ(l.bytes, valueOf(linkShared(objectOf(axpyText, l.isa), {"kernel"}))) << l.name.str();
+  }
+  EXPECT_CONTAINS(errorOf(emitHostLibraries(*module, {"kernel", "nobody"})), "nobody");
+}
+
 TEST(Host, ManyThreadsMakeTheSameBytes) {
   std::vector<std::string> results(4);
   std::vector<std::thread> threads;

@@ -1,0 +1,237 @@
+// One step of a loop over columns: a few columns against 16 rows, in registers.
+//
+// A pair value is one vector for each column of the step. Rows lie across lanes, a column's numbers are loaded from its table and broadcast, which the
+// processor does in the operand of a multiply-add. So scores and sums over columns need no shuffle at all; sums over rows (contractRows) broadcast scores instead.
+#include "passes/host/KernelLowering.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace flarec;
+using namespace flarec::host;
+
+Value KernelLowering::betweenAt(Value v, int64_t c) {
+  Value base = sharedScratch(current->between[v]);
+  return offset(offset(base, mul(sub(firstColumn, phaseFirst), vectorBytes)), c * vectorBytes);
+}
+
+void KernelLowering::step(Body &body, Phase &p, Value first, SmallVector<Registers> &state) {
+  DenseMap<Value, Registers> saved = tiles;
+  width = p.step;
+  firstColumn = first;
+  current = &body;
+  tableAt.clear();
+  numbers[body.block->getArgument(1)] = first;
+  for (unsigned i : p.accumulators)
+    if (!state[i].empty())
+      tiles[body.accumulator(i)] = state[i];
+  for (auto &[v, at] : body.between)
+    if (!llvm::is_contained(p.ops, v.getDefiningOp())) {
+      bool wanted = llvm::any_of(p.ops, [&, v = v](Operation *o) {
+        auto c = dyn_cast<tile::ContractOp>(o);
+        return llvm::is_contained(o->getOperands(), v) && !(c && c.getOver() == rows);
+      });
+      if (!wanted)
+        continue;
+      Registers x;
+      for (int64_t c = 0; c < width; ++c)
+        x.push_back(loadVector(betweenAt(v, c)));
+      tiles[v] = x;
+    }
+  for (Operation *o : p.ops) {
+    if (failed(status))
+      break;
+    lowerPair(o);
+    for (Value v : o->getResults())
+      if (body.between.count(v))
+        for (int64_t c = 0; c < width; ++c)
+          storeVector(tiles[v][c], betweenAt(v, c));
+  }
+  for (unsigned i : p.accumulators)
+    if (!state[i].empty())
+      state[i] = registers(body.block->getTerminator()->getOperand(i));
+  tiles = saved;
+}
+
+/// Number d of column c of the step, in all lanes.
+Value KernelLowering::column(Value v, int64_t c, int64_t d) {
+  if (auto k = v.getDefiningOp<tile::ConstantOp>())
+    return all(k.getValue().convertToDouble());
+  if (auto it = columns.find(v); it != columns.end()) {
+    const Columns &t = it->second;
+    Value &at = tableAt[t.base];
+    if (!at)
+      at = offset(t.base, mul(firstColumn, t.rowBytes));
+    return splat(load(f32(), offset(at, c * t.rowBytes + t.offset + 4 * d), 4));
+  }
+  Operation *op = v.getDefiningOp();
+  if (auto reduce = dyn_cast_or_null<tile::ReduceOp>(op)) {
+    Value sum;
+    for (int64_t i = 0; i < tileType(reduce.getX()).getD(); ++i) {
+      Value x = column(reduce.getX(), c, i);
+      sum = !sum ? x : reduce.getKind() == "max" ? maxNaN(sum, x) : fadd(sum, x);
+    }
+    return sum;
+  }
+  Value r = op ? apply(op, [&](Value o) { return column(o, c, tileType(o).getD() ? d : 0); }) : Value();
+  if (!r) {
+    fail(op ? op : kernel, "column operand has no lowering");
+    return all(0);
+  }
+  return r;
+}
+
+Registers KernelLowering::masked(tile::MaskOp op, const Registers &x, Value fill) {
+  Value left = sub(number(op.getLimit()), number(op.getFirst()));
+  Value rowValid = op.getOver() == rows ? below(left) : Value();
+  Registers r;
+  for (auto [c, v] : llvm::enumerate(x))
+    r.push_back(select(rowValid ? rowValid : splat(lt(c64(c), left)), v, fill));
+  return r;
+}
+
+/// c, where op is 2^(c·x) with bounded scores x: the product's rounding would not be that of x - lse later.
+Value KernelLowering::factorOfSmall(Operation *op) {
+  auto e = dyn_cast<tile::Exp2Op>(op);
+  auto scale = e ? e.getA().getDefiningOp<tile::ScaleOp>() : tile::ScaleOp();
+  auto branch = current->op->getParentOfType<scf::IfOp>();
+  if (!scale || !branch || !branch.thenBlock()->findAncestorOpInBlock(*op) || !tiles.count(scale.getA()))
+    return {};
+  return scale.getFactor();
+}
+
+void KernelLowering::lowerPair(Operation *op) {
+  if (isElementwise(op)) {
+    TileType t = tileType(op->getResult(0));
+    if (!hasColumns(t))
+      return lower(op);
+    Registers r;
+    if (Value factor = factorOfSmall(op)) {
+      Value x = op->getOperand(0).getDefiningOp()->getOperand(0), c = splat(number(factor));
+      // What a mask has made -inf is not small: 0 afterwards instead.
+      auto mask = x.getDefiningOp<tile::MaskOp>();
+      for (Value v : registers(mask ? mask.getX() : x))
+        r.push_back(exp2OfSmall(v, c));
+      if (mask)
+        r = masked(mask, r, all(0));
+      tiles[op->getResult(0)] = r;
+      return;
+    }
+    for (int64_t c = 0; c < width; ++c)
+      r.push_back(apply(op, [&](Value o) {
+        TileType x = tileType(o);
+        if (hasRows(x) && hasColumns(x))
+          return registers(o)[c];
+        return hasRows(x) ? registers(o)[0] : column(o, c, 0);
+      }));
+    tiles[op->getResult(0)] = r;
+    return;
+  }
+  TypeSwitch<Operation *>(op)
+      .Case([&](tile::ContractOp o) {
+        if (o.getOver() == Index::d)
+          scores(o);
+        else if (o.getOver() == cols)
+          contractColumns(o);
+        else
+          contractRows(o);
+      })
+      .Case([&](tile::SumOp o) {
+        Registers x = registers(o.getX());
+        if (o.getOver() != cols)
+          return fail(o, "sums over rows");
+        for (size_t n = x.size(); n > 1; n /= 2)
+          for (size_t i = 0; i < n / 2; ++i)
+            x[i] = fadd(x[i], x[i + n / 2]);
+        tiles[o.getOut()] = {fadd(registers(o.getAcc())[0], x[0])};
+      })
+      .Case([&](tile::ReduceOp o) {
+        if (o.getOver() != cols)
+          return lower(o);
+        Registers x = registers(o.getX());
+        Value r;
+        for (Value v : x)
+          r = !r ? v : o.getKind() == "max" ? maxNaN(r, v) : fadd(r, v);
+        tiles[o.getOut()] = {r};
+      })
+      .Case([&](tile::MaskOp o) { tiles[o.getOut()] = masked(o, registers(o.getX()), all(o.getFill().convertToDouble())); })
+      .Default([&](Operation *o) { lower(o); });
+}
+
+//===-- Contractions -------------------------------------------------------//
+
+/// acc + Σ_d row·column: one chain for each addend and column. A single addend's sum is finished before acc is added: then scores have the same bits in
+/// every sweep, and x - lse is exact where one weight is all.
+void KernelLowering::scores(tile::ContractOp op) {
+  Registers sum(width);
+  bool together = op.getAcc() && op.getA().size() > 1;
+  if (together)
+    sum = registers(op.getAcc());
+  for (auto [i, av, bv] : llvm::enumerate(op.getA(), op.getB())) {
+    Value row = av, col = bv;
+    if (!hasRows(tileType(row)))
+      std::swap(row, col);
+    Registers r = registers(row), chain(width);
+    if (i == 0)
+      chain = sum;
+    for (int64_t d = 0; d < int64_t(r.size()); ++d)
+      for (int64_t c = 0; c < width; ++c)
+        chain[c] = fma(column(col, c, d), r[d], chain[c]);
+    for (int64_t c = 0; c < width; ++c)
+      sum[c] = i == 0 ? chain[c] : fadd(sum[c], chain[c]);
+  }
+  if (op.getAcc() && !together) {
+    Registers acc = registers(op.getAcc());
+    for (int64_t c = 0; c < width; ++c)
+      sum[c] = arith::AddFOp::create(b, loc, sum[c], acc[c]);
+  }
+  tiles[op.getOut()] = sum;
+}
+
+void KernelLowering::contractColumns(tile::ContractOp op) {
+  Registers p = registers(op.getA().front()), acc = registers(op.getAcc());
+  for (int64_t c = 0; c < width; ++c)
+    for (int64_t d = 0; d < int64_t(acc.size()); ++d)
+      acc[d] = fma(column(op.getB().front(), c, d), p[c], acc[d]);
+  tiles[op.getOut()] = acc;
+}
+
+/// Rows w[r][d] regrouped for a contraction over rows: vector j holds w[P·j + i][d] in lane P·d + i, with P = 16/d rows in a vector
+/// (d ≤ 16), or 16 channels of row j in each of d/16 vectors.
+Registers KernelLowering::groupRows(const Registers &w) {
+  if (w.size() <= lanes)
+    return transposeGroups(w);
+  Registers r;
+  for (size_t u = 0; u < w.size(); u += lanes)
+    r.append(transposeGroups(Registers(ArrayRef(w).slice(u, lanes))));
+  return r;
+}
+
+/// state[c] += Σ_r p[r,c] w[r]: P rows' scores broadcast to all channels against P rows of w.
+void KernelLowering::contractRows(tile::ContractOp op) {
+  Value p = op.getA().front();
+  const Registers &w = current->groups[op.getOut()];
+  int64_t d = tileType(op.getOut()).getD(), vectors = std::max<int64_t>(1, d / lanes), group = std::max<int64_t>(1, lanes / d);
+  auto state = parked.lookup(op.getAcc());
+  if (!state.base || !current->between.count(p))
+    return fail(op, "contracts over rows into what is not in memory");
+  Value base = offset(state.base, mul(firstColumn, vectors * vectorBytes));
+  Registers acc;
+  for (int64_t i = 0; i < width * vectors; ++i)
+    acc.push_back(loadVector(offset(base, i * vectorBytes)));
+  SmallVector<int32_t> repeat;
+  for (int64_t i = 0; i < lanes; ++i)
+    repeat.push_back(i % group);
+  for (int64_t j = 0; j < lanes / group; ++j)
+    for (int64_t c = 0; c < width; ++c) {
+      Value at = offset(betweenAt(p, c), j * group * 4);
+      Value few = group == 1 ? splat(load(f32(), at, 4)) : Value();
+      if (!few) {
+        few = load(vec(group), at, 4 * group);
+        few = shuffle(few, few, repeat);
+      }
+      for (int64_t u = 0; u < vectors; ++u)
+        acc[c * vectors + u] = fma(few, w[u * lanes + j], acc[c * vectors + u]);
+    }
+  for (auto [i, v] : llvm::enumerate(acc))
+    storeVector(v, offset(base, i * vectorBytes));
+}

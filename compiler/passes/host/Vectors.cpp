@@ -1,0 +1,265 @@
+// What vectors of 16 f32 need beyond single operations: element types, transpositions, and the elementary functions as polynomials.
+#include "passes/host/Vectors.h"
+
+using namespace mlir;
+using namespace flarec;
+using namespace flarec::host;
+
+//===-- Control flow -------------------------------------------------------//
+
+void Emit::onlyIf(Value condition, function_ref<void()> body) {
+  auto op = scf::IfOp::create(b, loc, condition, false);
+  OpBuilder::InsertionGuard guard(b);
+  b.setInsertionPointToStart(op.thenBlock());
+  body();
+}
+
+Registers Emit::choose(Value condition, ArrayRef<Type> types, function_ref<Registers()> then, function_ref<Registers()> otherwise) {
+  auto op = scf::IfOp::create(b, loc, types, condition, true);
+  OpBuilder::InsertionGuard guard(b);
+  b.setInsertionPointToStart(op.thenBlock());
+  scf::YieldOp::create(b, loc, Registers(then()));
+  b.setInsertionPointToStart(op.elseBlock());
+  scf::YieldOp::create(b, loc, Registers(otherwise()));
+  return Registers(op.getResults());
+}
+
+Registers Emit::loop(Value first, Value last, int64_t step, const Registers &state, function_ref<Registers(Value, const Registers &)> body) {
+  auto op = scf::ForOp::create(b, loc, first, last, c64(step), state);
+  OpBuilder::InsertionGuard guard(b);
+  b.setInsertionPointToStart(op.getBody());
+  Registers next = body(op.getInductionVar(), Registers(op.getRegionIterArgs()));
+  if (!state.empty())
+    scf::YieldOp::create(b, loc, next);
+  return Registers(op.getResults());
+}
+
+void Emit::loop(Value first, Value last, int64_t step, function_ref<void(Value)> body) {
+  loop(first, last, step, Registers(), [&](Value i, const Registers &) {
+    body(i);
+    return Registers();
+  });
+}
+
+/// Numbers below 2^-126 count as 0 in the body. Weights of tokens far from the largest score are such numbers, and each operation on one is an exception that
+/// costs the processor a hundred cycles and more.
+void Emit::withoutDenormals(function_ref<void()> body) {
+  constexpr int64_t flushToZero = 0x8000, denormalsAreZero = 0x40;
+  // First of all in the entry block: LLVM splits it at divisions, and what came after would be no fixed part of the frame.
+  auto word = [&] {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(b.getInsertionBlock());
+    Value one = c32(1);
+    return Value(LLVM::AllocaOp::create(b, loc, pointer(), b.getI32Type(), one));
+  };
+  Value saved = word(), changed = word();
+  auto control = [&](StringRef name, Value p) { LLVM::CallIntrinsicOp::create(b, loc, b.getStringAttr(name), ValueRange{p}); };
+  control("llvm.x86.sse.stmxcsr", saved);
+  store(arith::OrIOp::create(b, loc, load(b.getI32Type(), saved, 4), c32(flushToZero | denormalsAreZero)), changed, 4);
+  control("llvm.x86.sse.ldmxcsr", changed);
+  body();
+  control("llvm.x86.sse.ldmxcsr", saved);
+}
+
+//===-- Element types ------------------------------------------------------//
+
+Value Emit::widen(Value v, Type e) { // a vector of e, as f32
+  if (e.isF32())
+    return v;
+  int64_t n = cast<VectorType>(v.getType()).getNumElements();
+  if (e.isBF16()) {
+    auto wide = VectorType::get(n, b.getI32Type());
+    Value bits = arith::ExtUIOp::create(b, loc, wide, v);
+    Value sixteen = arith::ConstantOp::create(b, loc, DenseElementsAttr::get(wide, int32_t(16)));
+    return bitcast(vec(n), arith::ShLIOp::create(b, loc, bits, sixteen));
+  }
+  return arith::ExtFOp::create(b, loc, vec(n), bitcast(VectorType::get(n, e), v));
+}
+
+/// 16 f32 as bf16, to nearest even; a NaN stays one.
+Value Emit::narrowBits(Value v) {
+  Value bits = bitcast(ivec(), v);
+  auto shr = [&](Value x) { return arith::ShRUIOp::create(b, loc, x, allBits(16)); };
+  Value odd = arith::AndIOp::create(b, loc, shr(bits), allBits(1));
+  Value rounded = shr(add(bits, add(odd, allBits(0x7fff))));
+  Value quiet = arith::OrIOp::create(b, loc, shr(bits), allBits(0x40));
+  return select(compare(arith::CmpFPredicate::UNO, v, v), quiet, rounded);
+}
+
+Value Emit::narrow(Value v, Type e) {
+  if (e.isF32())
+    return v;
+  auto half = VectorType::get(lanes, b.getI16Type());
+  if (e.isBF16())
+    return arith::TruncIOp::create(b, loc, half, narrowBits(v));
+  return bitcast(half, arith::TruncFOp::create(b, loc, VectorType::get(lanes, e), v));
+}
+
+Value Emit::rounded(Value v, Type e) {
+  if (e.isF32())
+    return v;
+  if (e.isBF16())
+    return bitcast(vec(), arith::ShLIOp::create(b, loc, narrowBits(v), allBits(16)));
+  return arith::ExtFOp::create(b, loc, vec(), Value(arith::TruncFOp::create(b, loc, VectorType::get(lanes, e), v)));
+}
+
+//===-- Vectors ------------------------------------------------------------//
+
+Value Emit::splat(Value scalar, int64_t n) {
+  Value v = LLVM::PoisonOp::create(b, loc, VectorType::get(n, scalar.getType()));
+  v = LLVM::InsertElementOp::create(b, loc, v, scalar, c32(0));
+  return shuffle(v, v, SmallVector<int32_t>(n, 0));
+}
+
+Value Emit::slice(Value v, int64_t first, int64_t n) {
+  SmallVector<int32_t> mask;
+  for (int64_t i = 0; i < n; ++i)
+    mask.push_back(first + i);
+  return shuffle(v, v, mask);
+}
+
+/// Vectors of equal length, one after the other; their number is a power of two.
+Value Emit::concat(ArrayRef<Value> parts) {
+  if (parts.size() == 1)
+    return parts[0];
+  Value low = concat(parts.take_front(parts.size() / 2)), high = concat(parts.drop_front(parts.size() / 2));
+  SmallVector<int32_t> mask;
+  for (int64_t i = 0, n = 2 * cast<VectorType>(low.getType()).getNumElements(); i < n; ++i)
+    mask.push_back(i);
+  return shuffle(low, high, mask);
+}
+
+/// Four vectors as 4 × 4 matrices, one in each 128 bits, transposed. Its own inverse.
+void Emit::transpose4(Value *v) {
+  auto two = [&](Value x, Value y, std::array<int, 4> m) {
+    SmallVector<int32_t> mask;
+    for (int g = 0; g < 4; ++g)
+      for (int i : m)
+        mask.push_back(i < 4 ? 4 * g + i : 16 + 4 * g + i - 4);
+    return shuffle(x, y, mask);
+  };
+  Value t0 = two(v[0], v[1], {0, 4, 1, 5}), t1 = two(v[0], v[1], {2, 6, 3, 7});
+  Value t2 = two(v[2], v[3], {0, 4, 1, 5}), t3 = two(v[2], v[3], {2, 6, 3, 7});
+  v[0] = two(t0, t2, {0, 1, 4, 5});
+  v[1] = two(t0, t2, {2, 3, 6, 7});
+  v[2] = two(t1, t3, {0, 1, 4, 5});
+  v[3] = two(t1, t3, {2, 3, 6, 7});
+}
+
+/// n vectors of n elements, each of 16/n lanes: out[j] = (in[0][j], in[1][j], …).
+Registers Emit::transposeGroups(Registers v) {
+  int64_t n = v.size(), width = lanes / n;
+  for (int64_t s = 1; s < n; s *= 2) {
+    // Swaps bit s of the register number with bit s of the element number.
+    Registers next(n);
+    for (int64_t r = 0; r < n; ++r) {
+      if (r & s)
+        continue;
+      SmallVector<int32_t> low, high;
+      for (int64_t e = 0; e < n; ++e)
+        for (int64_t i = 0; i < width; ++i) {
+          auto at = [&](int64_t reg, int64_t el) { return int32_t((reg ? lanes : 0) + el * width + i); };
+          low.push_back(e & s ? at(1, e ^ s) : at(0, e));
+          high.push_back(e & s ? at(1, e) : at(0, e ^ s));
+        }
+      next[r] = shuffle(v[r], v[r | s], low);
+      next[r | s] = shuffle(v[r], v[r | s], high);
+    }
+    v = next;
+  }
+  return v;
+}
+
+//===-- Elementary functions -----------------------------------------------//
+
+namespace {
+/// Defines flarec.exp2 and flarec.log2 on vectors. A function named f.avx512 takes f's place where there is AVX-512 (codegen/Targets.cpp).
+struct Functions : Emit {
+  template <typename F> void define(StringRef name, F body) {
+    define(name, 1, [&](ValueRange args) { return body(args[0]); });
+  }
+  template <typename F> void define(StringRef name, unsigned arguments, F body) {
+    OpBuilder::InsertionGuard guard(b);
+    auto f = LLVM::LLVMFuncOp::create(b, loc, name, LLVM::LLVMFunctionType::get(vec(), SmallVector<Type>(arguments, vec())), LLVM::Linkage::Internal);
+    f.setPassthroughAttr(b.getArrayAttr({b.getStringAttr("alwaysinline")}));
+    Block *entry = f.addEntryBlock(b);
+    b.setInsertionPointToStart(entry);
+    Value r = body(ValueRange(entry->getArguments()));
+    LLVM::ReturnOp::create(b, loc, ValueRange{r});
+  }
+  Value polynomial(Value x, ArrayRef<double> c) {
+    Value r = all(c.back());
+    for (double k : llvm::reverse(c.drop_back()))
+      r = fma(r, x, all(k));
+    return r;
+  }
+  Value plain(Value x, Value y, bool subtract) {
+    return subtract ? Value(arith::SubFOp::create(b, loc, x, y)) : Value(arith::AddFOp::create(b, loc, x, y));
+  }
+
+  void run() {
+    // Minimax in the relative error (2e-9) on a unit interval among those that are exact at 0.
+    const double nearest[] = {1.0, 0.6931471824645996, 0.24022647738456726, 0.055503323674201965, 0.00961843691766262, 0.0013398875016719103,
+                              0.00015353361959569156};
+    const double below[] = {1.0, 0.6931470632553101, 0.2402293086051941, 0.055485282093286514, 0.009675451554358006, 0.0012467845808714628,
+                            0.0002161291631637141};
+    auto intrinsic = [&](StringRef name, ValueRange args) {
+      return LLVM::CallIntrinsicOp::create(b, loc, vec(), b.getStringAttr(name), args).getResult(0);
+    };
+    // The nearest integer plus 127 in the low bits of a number.
+    const double magic = 12582912.0 + 127;
+    auto power = [&](Value shifted) { return bitcast(vec(), arith::ShLIOp::create(b, loc, bitcast(ivec(), shifted), allBits(23))); };
+    define("flarec.exp2", [&](Value x) {
+      // Below -126 and above 127 the nearest bound; comparisons are ordered so that NaN passes, and comes out of the polynomial.
+      Value low = all(-126), high = all(127);
+      x = select(compare(arith::CmpFPredicate::OLT, x, low), low, x);
+      x = select(compare(arith::CmpFPredicate::OGT, x, high), high, x);
+      Value shifted = plain(x, all(magic), false);
+      Value f = plain(x, plain(shifted, all(magic), true), true);
+      return arith::MulFOp::create(b, loc, polynomial(f, nearest), power(shifted));
+    });
+    define("flarec.exp2.avx512", [&](Value x) {
+      Value mask = arith::ConstantOp::create(b, loc, b.getI16IntegerAttr(-1)), current = c32(4);
+      // x - floor x, then the polynomial times 2^floor x: overflow gives inf, underflow 0, NaN NaN.
+      Value f = intrinsic("llvm.x86.avx512.mask.reduce.ps.512", {x, c32(9), x, mask, current});
+      return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {polynomial(f, below), x, x, mask, current});
+    });
+    define("flarec.exp2_of_small", 2, [&](ValueRange args) {
+      Value x = args[0], c = args[1];
+      Value shifted = fma(x, c, all(magic));
+      Value f = fma(x, c, fneg(plain(shifted, all(magic), true)));
+      return arith::MulFOp::create(b, loc, polynomial(f, nearest), power(shifted));
+    });
+    define("flarec.exp2_of_small.avx512", 2, [&](ValueRange args) {
+      Value x = args[0], c = args[1], mask = arith::ConstantOp::create(b, loc, b.getI16IntegerAttr(-1)), current = c32(4);
+      Value whole = plain(fma(x, c, all(12582912.0)), all(12582912.0), true);
+      Value f = fma(x, c, fneg(whole));
+      return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {polynomial(f, nearest), whole, whole, mask, current});
+    });
+    define("flarec.log2", [&](Value x) { return logarithm(x, 1, 0, log2e); });
+    define("flarec.ln", [&](Value x) { return logarithm(x, 0.693145751953125, 1.42860682030941723212e-6, 1); });
+  }
+
+  /// e·(high + low) + unit·ln m for x = 2^e·m, m in [√½, √2), with ln m = 2·artanh((m-1)/(m+1)). `high` is short, so that e·high is exact.
+  Value logarithm(Value x, double high, double low, double unit) {
+    Value tiny = compare(arith::CmpFPredicate::OLT, x, all(1.17549435e-38));
+    Value y = select(tiny, arith::MulFOp::create(b, loc, x, all(16777216.0)), x);
+    Value bits = bitcast(ivec(), y);
+    Value e = arith::ShRSIOp::create(b, loc, arith::SubIOp::create(b, loc, bits, allBits(0x3f3504f3)), allBits(23));
+    Value m = bitcast(vec(), arith::SubIOp::create(b, loc, bits, arith::ShLIOp::create(b, loc, e, allBits(23))));
+    Value s = fdiv(plain(m, all(1), true), plain(m, all(1), false)), s2 = fmul(s, s);
+    Value series = polynomial(s2, {1.0, 1 / 3.0, 1 / 5.0, 1 / 7.0, 1 / 9.0});
+    Value exponent = plain(arith::SIToFPOp::create(b, loc, vec(), e), select(tiny, all(24), all(0)), true);
+    Value fraction = fmul(fmul(s, series), all(2 * unit));
+    if (low)
+      fraction = fma(exponent, all(low), fraction);
+    Value r = fma(exponent, all(high), fraction);
+    r = select(compare(arith::CmpFPredicate::OEQ, x, all(0)), all(-std::numeric_limits<double>::infinity()), r);
+    // NaN and +inf answer themselves, a negative number NaN.
+    r = select(compare(arith::CmpFPredicate::OLT, x, all(std::numeric_limits<double>::infinity())), r, x);
+    return select(compare(arith::CmpFPredicate::OLT, x, all(0)), all(std::numeric_limits<double>::quiet_NaN()), r);
+  }
+};
+} // namespace
+
+void flarec::host::defineFunctions(OpBuilder &b, Location loc) { Functions{b, loc}.run(); }
