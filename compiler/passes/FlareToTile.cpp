@@ -1,4 +1,5 @@
 // flare-to-tile: each function becomes a tile.program, each sweep a kernel (passes/tiling), each reduction over tokens a merge.
+#include "passes/Feasible.h"
 #include "passes/Passes.h"
 #include "passes/tiling/Kernel.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -19,6 +20,7 @@ namespace {
 struct ProgramBuilder {
   func::FuncOp func;
   double limit;
+  StringRef target;
   bool host;
   Storage storage;
   tile::ProgramOp program;
@@ -65,6 +67,9 @@ struct ProgramBuilder {
       if (!sweep.getConfigAttr() || !isa<tile::ConfigAttr>(sweep.getConfigAttr()))
         return sweep.emitOpError("has no #tile.config; run flare-configure first");
       auto config = cast<tile::ConfigAttr>(sweep.getConfigAttr());
+      std::string why;
+      if (failed(feasible(config, sweep, target, why)))
+        return sweep.emitOpError() << "cannot be run as configured: " << why;
       int64_t copies = config.getRows() == Index::n ? config.getWorkers() : 1;
       auto yields = sweep.getFast().front().getTerminator()->getOperands();
       DenseSet<Operation *> seen;
@@ -236,7 +241,7 @@ struct FlareToTile : flarec::impl::FlareToTileBase<FlareToTile> {
   using FlareToTileBase::FlareToTileBase;
   void runOnOperation() override {
     for (func::FuncOp f : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
-      ProgramBuilder p{f, limit, target == "host"};
+      ProgramBuilder p{f, limit, target, target == "host"};
       if (failed(p.run()))
         return signalPassFailure();
     }

@@ -70,7 +70,10 @@ def ShareExponentials : Pass<"flare-share-exponentials", "::mlir::ModuleOp"> {
 
 def Configure : Pass<"flare-configure", "::mlir::ModuleOp"> {
   let summary = "heuristic configuration of each sweep that has none";
-  let description = "Writes the `config` attribute that the lowering obeys. The tuner and a person are its other authors.";
+  let description = [{
+    Writes the `config` attribute that the lowering obeys. The tuner and a person are its other authors. Every configuration, whoever
+    wrote it, is checked for its sweep and target (Feasible.h); one that cannot be run is an error that says what was given, what is allowed and what to do.
+  }];
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
   let dependentDialects = ["::flarec::tile::TileDialect"];
 }
@@ -82,7 +85,8 @@ def FlareToTile : Pass<"flare-to-tile", "::mlir::ModuleOp"> {
   let description = [{
     Pair values become 16 × 16 blocks inside `tile.pairs`; token values are read from staged rows; latent operands are held in
     registers (rows = m) or stashed (rows = n). `flare.attend` is written twice: without a reference where the staged
-    tile's scores are bounded, with a running maximum otherwise.
+    tile's scores are bounded, with a running maximum otherwise. With `sums = mma` the summands of row sums are rounded to 16 bits, with `add` they
+    are f32. A configuration that cannot be run on the target is an error (Feasible.h), as in flare-configure.
   }];
   let options = [Option<"limit", "limit", "double", "60.0", "bound on |x| (base 2) for the fast bodies">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host (all operands f32), sm_80, sm_90a or sm_100a">];

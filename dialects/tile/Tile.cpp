@@ -83,7 +83,10 @@ void LayoutAttr::print(AsmPrinter &p) const {
 
 //===-- Configurations -------------------------------------------------------//
 
-// What no sweep on any target can be run by; whether it fits a sweep is the lowering's to say.
+// No number of a configuration is larger, so that products of a few are exact.
+static constexpr int64_t largest = 65536;
+
+// What holds for any sweep on any target; what depends on them is asked by `feasible` (compiler/passes/Feasible.h).
 LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index rows, int64_t tile, int64_t heads,
                                  int64_t rowGroups, int64_t workers, int64_t workerRows, int64_t stages, int64_t unroll,
                                  int64_t blocks, StringAttr sums, StringAttr exp, StringAttr park, int64_t minBlocks) {
@@ -93,17 +96,24 @@ LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index
                                    std::tuple("heads", heads, int64_t(1)), std::tuple("row_groups", rowGroups, int64_t(1)),
                                    std::tuple("workers", workers, int64_t(1)), std::tuple("stages", stages, int64_t(1)),
                                    std::tuple("blocks", blocks, int64_t(1)), std::tuple("min_blocks", minBlocks, int64_t(1))})
-    if (value < unit || value % unit)
-      return error() << name << " = " << value << " must be a positive multiple of " << unit;
-  if (unroll < 0)
-    return error() << "unroll = " << unroll << " must be 0 (all) or a number of column blocks";
+    if (value < unit || value % unit || value > largest)
+      return error() << name << " = " << value << " must be a positive multiple of " << unit << ", " << largest << " at most";
+  if (unroll < 0 || unroll > largest)
+    return error() << "unroll = " << unroll << " must be 0 (all) or a number of column blocks, " << largest << " at most";
   if (32 * heads * workers > 1024)
     return error() << "heads = " << heads << " of " << workers << " workers are " << 32 * heads * workers
                    << " threads; a block has 1024 at most";
+  if (rows == Index::n && tile != workers * workerRows)
+    return error() << "tile = " << tile << " must be workers · worker_rows = " << workers << " · " << workerRows << " = " << workers * workerRows
+                   << " where rows = n: each worker has its tokens of a tile";
+  if (rows == Index::n && rowGroups != 1)
+    return error() << "row_groups = " << rowGroups << " must be 1 where rows = n: it is latents that blocks can share out";
   if (sums.getValue() != "mma" && sums.getValue() != "add")
     return error() << "sums = " << sums << " must be \"mma\" or \"add\"";
   if (park.getValue() != "shared" && park.getValue() != "none")
     return error() << "park = " << park << " must be \"shared\" or \"none\"";
+  if (rows == Index::m && park.getValue() == "none")
+    return error() << "park = " << park << " must be \"shared\" where rows = m: latent operands are in registers, nothing is parked";
   StringRef share = exp.getValue();
   unsigned k;
   if (share != "mufu" && share != "poly5" && (!share.consume_front("poly3:") || share.getAsInteger(10, k) || k > 8))

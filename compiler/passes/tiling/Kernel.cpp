@@ -184,13 +184,10 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
   SmallVector<Value> tokens; // as the program holds them
   for (Value v : tokensRead(sweep))
     tokens.push_back(storage.tensor.lookup(v));
-  if (tokens.empty())
-    return sweep.emitOpError("reads no tokens");
-
   Region &fast = sweep.getFast();
   bool attends = false;
   fast.walk([&](flare::AttendOp) { attends = true; });
-  bool versioned = attends || sweep.hasSafeBody();
+  bool versioned = isVersioned(sweep);
   bool natural = false; // are the scores natural ones? the limit is on those of base 2
   fast.walk([&](Operation *op) {
     if (auto a = dyn_cast<flare::AttendOp>(op))

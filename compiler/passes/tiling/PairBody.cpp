@@ -177,6 +177,12 @@ Value PairBody::rounded(Value p) {
   return s.half ? Value(tile::CastOp::create(inner, s.loc, pairType(s.half), p)) : p;
 }
 
+Value PairBody::summand(Value p) {
+  if (s.config.getSums() == "mma")
+    return cast<TileType>(p.getType()).getElement() == s.half ? p : rounded(p);
+  return cast<TileType>(p.getType()).getElement() == s.f32() ? p : Value(tile::CastOp::create(inner, s.loc, pairType(s.f32()), p));
+}
+
 bool PairBody::sumsRows() {
   return llvm::any_of(region.front(), [&](Operation &op) { return reduces(&op) && overOf(&op) == s.rows; });
 }
@@ -228,7 +234,7 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     // The sum is that of the weights as rounded, so that they add up to one.
     Value e = rounded(tile::Exp2Op::create(inner, loc, x.getType(), x));
     state[0] = tile::ContractOp::create(inner, loc, out.getType(), e, weight(attend.getV(), over), out, over);
-    state[1] = tile::SumOp::create(inner, loc, e, sum, over);
+    state[1] = tile::SumOp::create(inner, loc, summand(e), sum, over);
   } else if (auto dot = dyn_cast<flare::ContractOp>(op)) {
     Value p = isPair(dot.getA()) ? dot.getA() : dot.getB(), w = isPair(dot.getA()) ? dot.getB() : dot.getA();
     Value rp = rounded(pair(p));
@@ -236,6 +242,6 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
                                         dot.getOver());
   } else {
     auto sum = cast<flare::SumOp>(op);
-    state[0] = tile::SumOp::create(inner, loc, pair(sum.getA()), state[0], sum.getOver());
+    state[0] = tile::SumOp::create(inner, loc, summand(pair(sum.getA())), state[0], sum.getOver());
   }
 }

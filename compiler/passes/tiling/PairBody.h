@@ -51,6 +51,8 @@ struct PairBody {
   Value log2eConstant() { return arith::ConstantOp::create(inner, s.loc, inner.getF32FloatAttr(log2e)); }
 
   Value rounded(Value p);
+  /// Pairs as `sums` wants them: 16 bits for the matrix instruction, f32 for additions.
+  Value summand(Value p);
 
   //- Reductions
 

@@ -1,6 +1,7 @@
 // Questions about a sweep's ops.
 #include "passes/tiling/Sweep.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "llvm/ADT/DenseSet.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 using namespace flarec;
@@ -114,4 +115,71 @@ SmallVector<Form> tiling::formsOf(Value v, Type half) {
       llvm::any_of(op->getOperands(), [&](Value x) { return typeOf(x) && stored16(x); }))
     return {Form::High, Form::Low};
   return {Form::Round};
+}
+
+bool tiling::isVersioned(flare::SweepOp sweep) {
+  bool attends = false;
+  sweep.getFast().walk([&](flare::AttendOp) { attends = true; });
+  return attends || sweep.hasSafeBody();
+}
+
+namespace {
+/// Follows pairs from the reductions that consume them to their operands.
+struct OperandWalk {
+  Type half;
+  SmallVector<std::pair<Value, Use>> found;
+  DenseSet<std::pair<Value, int>> known;
+  DenseSet<Value> seen;
+
+  void use(Value v, Role role, Form form) {
+    Use u{role, form};
+    if (isLatents(v) && known.insert({v, u.key()}).second)
+      found.push_back({v, u});
+  }
+  void pair(Value v) {
+    if (!isPair(v))
+      return use(v, Role::Vector, Form::Wide);
+    if (!seen.insert(v).second)
+      return;
+    Operation *op = v.getDefiningOp();
+    if (auto dot = dyn_cast<flare::ContractOp>(op)) { // over d: scores
+      for (Value x : {dot.getA(), dot.getB()})
+        for (Form f : formsOf(x, half))
+          use(x, Role::Score, f);
+      return;
+    }
+    for (Value o : op->getOperands())
+      if (typeOf(o))
+        pair(o);
+  }
+  void reduction(Operation *op) {
+    // With rows = n columns are latents, so a weight of latents is one of columns.
+    auto weight = [&](Value w) { use(w, Role::ColumnWeight, half ? Form::Round : Form::Wide); };
+    if (auto attend = dyn_cast<flare::AttendOp>(op)) {
+      pair(attend.getX());
+      weight(attend.getV());
+    } else {
+      for (Value o : op->getOperands())
+        isPair(o) ? pair(o) : weight(o);
+    }
+  }
+};
+} // namespace
+
+SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, Type half) {
+  bool versioned = isVersioned(sweep);
+  auto guards = guarded(sweep.getFast());
+  bool hasGuards = succeeded(guards) && !guards->empty();
+  Region &fast = sweep.getFast(), &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
+  SmallVector<Region *> emitted;
+  if (!versioned || hasGuards)
+    emitted.push_back(&fast);
+  if (versioned && !llvm::is_contained(emitted, &safe))
+    emitted.push_back(&safe);
+  OperandWalk walk{half, {}, {}, {}};
+  for (Region *r : emitted)
+    for (Operation &op : r->front())
+      if (reduces(&op))
+        walk.reduction(&op);
+  return walk.found;
 }

@@ -52,8 +52,15 @@ Type halfOf(flare::SweepOp sweep, bool host);
 /// The norm bound of all scores that a fast body exponentiates: pairs of (latent operand, token operand).
 FailureOr<SmallVector<std::pair<Value, Value>>> guarded(Region &fast);
 
+/// Is there a fast version for bounded scores? Without guards only the safe one is emitted.
+bool isVersioned(flare::SweepOp sweep);
+
 /// Is v a latent value that enters a contraction of pairs rounded to 16 bits?
 bool isRounded(Value v, Type half);
 /// 16-bit values scaled by an f32 number would lose in rounding what storing them kept: two addends.
 SmallVector<Form> formsOf(Value v, Type half);
+
+/// The latent operands, each in every form and place in which the versions that are emitted meet it. With rows = n these are
+/// parked: one stash entry each.
+SmallVector<std::pair<Value, Use>> latentOperands(flare::SweepOp sweep, Type half);
 } // namespace flarec::tiling
