@@ -12,7 +12,8 @@ def Differentiate : Pass<"flare-differentiate", "::mlir::ModuleOp"> {
     `@f(tensors…, numbers…) -> results…` becomes `@f_forward`, which also returns what a backward needs (results of
     reductions: z and the log-sum-exps), and
     `@f_backward(gradients of the results…, tensors…, results…, saves…, numbers…)` returning the gradients of the
-    wanted tensors. Each op states its own gradient; pair values are computed again, never saved.
+    wanted tensors. Each op states its own gradient; pair values are computed again, never saved. A wanted tensor that no result
+    depends on is an error which names it, and those that have a gradient.
   }];
   let options = [
     Option<"wanted", "wanted", "std::string", "\"*\"",
@@ -97,7 +98,8 @@ def AssignLayouts : Pass<"tile-assign-layouts", "::mlir::ModuleOp"> {
   let summary = "decide which register of which lane holds which element";
   let description = [{
     Contractions say which layouts they can take (matrix-instruction fragments on a GPU, vectors on the host); demands travel backwards
-    through elementwise ops to loads and reads, and an op whose result is wanted in two layouts is cloned.
+    through elementwise ops to loads and reads. A tile that is wanted in two layouts is an error which shows both: flare-to-tile makes an
+    operand once for each use, and so does a person.
   }];
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
 }
