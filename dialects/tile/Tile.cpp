@@ -1,4 +1,4 @@
-// Types, attributes and verifiers of the `tile` dialect.
+// Types and attributes of the `tile` dialect; the ops' verifiers are in Verifiers.cpp.
 #include "tile/Tile.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
@@ -6,6 +6,16 @@
 
 using namespace mlir;
 using namespace flarec::tile;
+
+/// Types in parentheses, perhaps none.
+static ParseResult parseTypes(OpAsmParser &p, SmallVectorImpl<Type> &types) {
+  return p.parseCommaSeparatedList(AsmParser::Delimiter::Paren, [&] { return p.parseType(types.emplace_back()); });
+}
+static void printTypes(OpAsmPrinter &p, Operation *, TypeRange types) {
+  p << "(";
+  llvm::interleaveComma(types, p);
+  p << ")";
+}
 
 #include "tile/TileDialect.cpp.inc"
 #define GET_ATTRDEF_CLASSES
@@ -182,39 +192,4 @@ Type StashType::parse(AsmParser &p) {
 void StashType::print(AsmPrinter &p) const {
   printSizes(p, 0, getM(), getD(), getElement());
   p << ">";
-}
-
-//===-- Verifiers ------------------------------------------------------------//
-
-LogicalResult ProgramOp::verify() {
-  if (getRegion().getNumArguments() != getTensors().size())
-    return emitOpError() << "describes " << getTensors().size() << " arguments but has "
-                         << getRegion().getNumArguments();
-  for (Attribute a : getTensors()) {
-    auto dict = dyn_cast<DictionaryAttr>(a);
-    if (!dict || !dict.getAs<StringAttr>("name") || !dict.getAs<StringAttr>("role"))
-      return emitOpError() << "argument " << a << " needs a name and a role";
-  }
-  return success();
-}
-
-LogicalResult PairsOp::verify() {
-  Block &body = getRegion().front();
-  if (body.getNumArguments() != 2 + getIns().size() + getInits().size())
-    return emitOpError() << "body takes the first row, the first column, " << getIns().size() << " slices and "
-                         << getInits().size() << " accumulators, but has " << body.getNumArguments() << " arguments";
-  if (getRows() == Index::d)
-    return emitOpError("rows are tokens (n) or latents (m)");
-  if (getResultTypes() != getInits().getTypes())
-    return emitOpError("results must have the types of the accumulators");
-  return success();
-}
-
-LogicalResult ContractOp::verify() {
-  if (getA().size() != getB().size() || getA().empty())
-    return emitOpError() << "takes as many left as right operands, at least one; got " << getA().size() << " and "
-                         << getB().size();
-  if (getAcc() && getAcc().getType() != getOut().getType())
-    return emitOpError() << "accumulates " << getAcc().getType() << " into " << getOut().getType();
-  return success();
 }
