@@ -30,7 +30,7 @@ Orientation flarec::orientation(flare::SweepOp sweep) {
       if (!reduces(op))
         return;
       o.tokens |= overOf(op) == Index::m;
-      o.latents |= overOf(op) == Index::n && !isa<flare::ContractOp>(op);
+      o.latents |= overOf(op) == Index::n && (addsUp(op) || isa<flare::AttendOp>(op));
     });
   return o;
 }
@@ -101,10 +101,43 @@ struct Rules {
 
   /// Each rule answers true, or false after it has said why.
   bool hold() {
-    return sizes() && orientationFits() && covers() && pipes() && (host ? hostFields() : gpuFields() && fitsSharedMemory() && straightLine());
+    return values() && sizes() && orientationFits() && covers() && pipes() && (host ? hostFields() : gpuFields() && fitsSharedMemory() && straightLine());
   }
 
-  /// What no configuration can help.
+  /// What kernels have no form for; no configuration helps.
+  bool values() {
+    const char *what = nullptr;
+    Type type;
+    sweep->walk([&](Operation *op) {
+      for (ValueRange values : {ValueRange(op->getOperands()), op == sweep ? ValueRange() : ValueRange(op->getResults())})
+        for (Value v : values) {
+          FlareTensorType t = typeOf(v);
+          if (!t || what)
+            continue;
+          type = t;
+          if (!t.getTokens() && !t.getLatents())
+            what = " without tokens or latents; a kernel has rows of either";
+          else if (t.isPair() && t.getChannels())
+            what = " with channels; pairs are numbers: contract over d first";
+        }
+      if (what || op == sweep)
+        return;
+      unsigned pairs = llvm::count_if(op->getOperands(), isPair);
+      bool makesPairs = op->getNumResults() && isPair(op->getResult(0));
+      type = op->getNumResults() ? op->getResult(0).getType() : Type();
+      if (pairs && isa<flare::CastOp>(op))
+        what = " by a cast of pairs; they are rounded where they are contracted";
+      else if (pairs == 2 && isa<flare::ContractOp>(op))
+        what = " by contracting two pair values; multiply them with flare.mul and add up with flare.sum";
+      else if (makesPairs && !isa<flare::AddOp, flare::SubOp, flare::MulOp, flare::NegOp, flare::Exp2Op, flare::ScaleOp, flare::ContractOp>(op))
+        what = " by an op that makes no pairs in kernels";
+    });
+    if (what)
+      why << "it makes or reads " << type << what;
+    return !what;
+  }
+
+  /// Sizes and types that kernels take.
   bool sizes() {
     auto tokens = tokensRead(sweep);
     if (tokens.empty()) {

@@ -49,6 +49,11 @@ struct ProgramBuilder {
       return a ? a.str() : (result ? "result" : "arg") + std::to_string(i);
     };
     for (auto [i, a] : llvm::enumerate(func.getArguments()))
+      if (typeOf(a) && !isTokens(a) && !isLatents(a))
+        return func.emitError() << "argument " << i << " is " << a.getType() << "; tensors in memory are of tokens or of latents";
+    if (sweeps.empty())
+      return func.emitError("returns nothing that depends on tokens, so it has no kernels");
+    for (auto [i, a] : llvm::enumerate(func.getArguments()))
       if (typeOf(a))
         storage.tensor[a] = addArgument(b, a.getType(), name(i, false), "input");
     // Results: a latent result may also be read by later sweeps.
@@ -56,6 +61,10 @@ struct ProgramBuilder {
     for (auto [i, v] : llvm::enumerate(ret.getOperands())) {
       if (storage.tensor.count(v) || !v.getDefiningOp())
         return func.emitError() << "result " << i << " is an argument or is returned twice; return each value once";
+      if (!isTokens(v) && !isLatents(v))
+        return func.emitError() << "result " << i << " is " << v.getType() << ", without tokens or latents; a kernel has rows of either";
+      if (!lastSweep(v))
+        return func.emitError() << "result " << i << " depends on no tokens, so no kernel computes it; compute it outside";
       SmallVector<NamedAttribute> extra;
       if (isLatents(v) && name(i, true).rfind("grad_", 0) == 0)
         extra.push_back(b.getNamedAttr("reduced", b.getUnitAttr()));

@@ -52,7 +52,7 @@ def PlanSweeps : Pass<"flare-plan-sweeps", "::mlir::ModuleOp"> {
     reductions on the longest path to it. Every sweep gets a copy of the pair values it needs. A sweep that contracts over m and
     over n keeps the latter's [m,d] accumulators beside it in registers; where that is more than `joint-limit` elements, or the tensors
     are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. On the host they lie in
-    the cache and never do.
+    the cache and never do. Attentions over n, and sums of numbers over n, always do: their rows are latents.
   }];
   let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d to accumulate beside a contraction over m">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];

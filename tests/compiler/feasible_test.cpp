@@ -200,6 +200,26 @@ const Hopeless hopeless[] = {
        }
        return %r#0, %r#1 : !flare.tensor<m=4, d=8, f32>, !flare.tensor<n, d=8, f32> })",
      "make two sweeps of it"},
+    {"host", R"(func.func @f(%k: !flare.tensor<n, d=8, f32>) -> !flare.tensor<d=8, f32> {
+       %r = flare.sum %k over n : !flare.tensor<n, d=8, f32>
+       return %r : !flare.tensor<d=8, f32> })",
+     "it makes or reads !flare.tensor<d=8, f32> without tokens or latents; a kernel has rows of either"},
+    {"host", R"(func.func @f(%k: !flare.tensor<n, d=8, f32>, %q: !flare.tensor<m=4, d=8, f32>) -> !flare.tensor<n, d=8, f32> {
+       %x = flare.mul %k, %q : !flare.tensor<n, d=8, f32>, !flare.tensor<m=4, d=8, f32>
+       %r = flare.sum %x over m : !flare.tensor<n, m=4, d=8, f32>
+       return %r : !flare.tensor<n, d=8, f32> })",
+     "with channels; pairs are numbers: contract over d first"},
+    {"host", R"(func.func @f(%k: !flare.tensor<n, d=8, f32>, %q: !flare.tensor<m=4, d=8, f32>, %w: !flare.tensor<n, f32>) -> !flare.tensor<m=4, f32> {
+       %x = flare.contract %k, %q over d : !flare.tensor<n, d=8, f32>, !flare.tensor<m=4, d=8, f32>
+       %y = flare.cast %x : !flare.tensor<n, m=4, f32> -> !flare.tensor<n, m=4, bf16>
+       %r = flare.sum %y over n : !flare.tensor<n, m=4, bf16>
+       return %r : !flare.tensor<m=4, f32> })",
+     "by a cast of pairs; they are rounded where they are contracted"},
+    {"host", R"(func.func @f(%k: !flare.tensor<n, d=8, f32>, %q: !flare.tensor<m=4, d=8, f32>, %w: !flare.tensor<n, f32>) -> !flare.tensor<m=4, f32> {
+       %x = flare.contract %k, %q over d : !flare.tensor<n, d=8, f32>, !flare.tensor<m=4, d=8, f32>
+       %r = flare.contract %x, %x over n : !flare.tensor<n, m=4, f32>, !flare.tensor<n, m=4, f32>
+       return %r : !flare.tensor<m=4, f32> })",
+     "by contracting two pair values; multiply them with flare.mul and add up with flare.sum"},
 };
 
 TEST(Feasible, WhatNoConfigurationHelps) {

@@ -148,7 +148,7 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
       if (!cast<flare::AttendOp>(op).getBase2())
         l = tile::ScaleOp::create(b, loc, l.getType(), l, arith::ConstantOp::create(b, loc, b.getF32FloatAttr(1 / log2e)));
       finished[op->getResult(1)] = tile::AddOp::create(b, loc, l.getType(), l, state[i][2]);
-    } else if (isa<flare::SumOp>(op)) {
+    } else if (addsUp(op)) {
       finished[op->getResult(0)] = tile::TotalOp::create(b, loc, state[i][0].getType(), state[i][0]);
     } else {
       finished[op->getResult(0)] = state[i][0];
@@ -288,7 +288,7 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
   for (Operation *op : carriedReductions(fast))
     for (unsigned j = 0, e = stateTypes(op).size(); j < e; ++j, ++next) {
       Value t = stream.getResult(next);
-      if ((isa<flare::AttendOp>(op) && j == 1) || isa<flare::SumOp>(op))
+      if ((isa<flare::AttendOp>(op) && j == 1) || addsUp(op))
         t = tile::TotalOp::create(b, loc, t.getType(), t);
       tile::StoreOp::create(b, loc, t, partials[next], origin, true);
     }

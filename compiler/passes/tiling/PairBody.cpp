@@ -235,13 +235,18 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     Value e = rounded(tile::Exp2Op::create(inner, loc, x.getType(), x));
     state[0] = tile::ContractOp::create(inner, loc, out.getType(), e, weight(attend.getV(), over), out, over);
     state[1] = tile::SumOp::create(inner, loc, summand(e), sum, over);
-  } else if (auto dot = dyn_cast<flare::ContractOp>(op)) {
+  } else if (addsUp(op)) {
+    Value p; // with a vector: the sum of their product
+    for (Value v : op->getOperands()) {
+      Value x = isPair(v) ? pair(v) : vector(v);
+      p = p ? Value(tile::MulOp::create(inner, loc, pairType(s.f32()), p, x)) : x;
+    }
+    state[0] = tile::SumOp::create(inner, loc, summand(p), state[0], overOf(op));
+  } else {
+    auto dot = cast<flare::ContractOp>(op);
     Value p = isPair(dot.getA()) ? dot.getA() : dot.getB(), w = isPair(dot.getA()) ? dot.getB() : dot.getA();
     Value rp = rounded(pair(p));
     state[0] = tile::ContractOp::create(inner, loc, state[0].getType(), rp, weight(w, dot.getOver()), state[0],
                                         dot.getOver());
-  } else {
-    auto sum = cast<flare::SumOp>(op);
-    state[0] = tile::SumOp::create(inner, loc, summand(pair(sum.getA())), state[0], sum.getOver());
   }
 }

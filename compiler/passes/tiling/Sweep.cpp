@@ -23,6 +23,10 @@ bool tiling::reduces(Operation *op) {
          llvm::any_of(op->getOperands(), [](Value v) { return isPair(v); });
 }
 
+bool tiling::addsUp(Operation *op) {
+  return reduces(op) && !isa<flare::AttendOp>(op) && !typeOf(op->getResult(0)).getChannels();
+}
+
 SmallVector<Operation *> tiling::carriedReductions(Region &region) {
   SmallVector<Operation *> r;
   for (Value v : region.front().getTerminator()->getOperands())
@@ -160,7 +164,7 @@ struct OperandWalk {
       weight(attend.getV());
     } else {
       for (Value o : op->getOperands())
-        isPair(o) ? pair(o) : weight(o);
+        isPair(o) ? pair(o) : addsUp(op) ? use(o, Role::Vector, Form::Wide) : weight(o);
     }
   }
 };

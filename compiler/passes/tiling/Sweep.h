@@ -39,6 +39,8 @@ bool isStored(Value v);
 Index overOf(Operation *op);
 /// Does op reduce pairs?
 bool reduces(Operation *op);
+/// Is it, of these, a sum of numbers: `flare.sum`, or a contraction with a vector, which no matrix instruction makes?
+bool addsUp(Operation *op);
 /// Reductions over tokens in the order in which they are yielded.
 SmallVector<Operation *> carriedReductions(Region &region);
 
