@@ -12,6 +12,9 @@ else()
   endforeach()
 endif()
 find_program(FLAREC_MLIR_TBLGEN NAMES mlir-tblgen PATHS ${LLVM_TOOLS_BINARY_DIR} NO_DEFAULT_PATH REQUIRED)
-add_test(NAME dialects.examples COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/dialects/examples.py
-  --tblgen ${FLAREC_MLIR_TBLGEN} --flare-opt $<TARGET_FILE:flare-opt> --include ${CMAKE_SOURCE_DIR}/dialects
-  --include ${MLIR_INCLUDE_DIRS} ${CMAKE_SOURCE_DIR}/dialects/flare/FlareOps.td)
+foreach(dialect Flare Tile)
+  string(TOLOWER ${dialect} name)
+  add_test(NAME dialects.examples.${name} COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/dialects/examples.py
+    --tblgen ${FLAREC_MLIR_TBLGEN} --flare-opt $<TARGET_FILE:flare-opt> --include ${CMAKE_SOURCE_DIR}/dialects
+    --include ${MLIR_INCLUDE_DIRS} --dialect ${name} ${CMAKE_SOURCE_DIR}/dialects/${name}/${dialect}Ops.td)
+endforeach()

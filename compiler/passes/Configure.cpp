@@ -1,5 +1,6 @@
 // flare-configure: the heuristic author of a sweep's configuration.
 #include "flare/Flare.h"
+#include "passes/Feasible.h"
 #include "passes/Passes.h"
 #include "tile/Tile.h"
 #include "mlir/IR/BuiltinOps.h"
@@ -22,7 +23,8 @@ int64_t roundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 /// What a sweep holds and moves, counted from its ops.
 struct Demand {
-  bool contractsLatents = false; // pairs over m: rows are tokens
+  bool tokenRows = false; // makes token values, or contracts pairs over m
+  bool joint = false;     // and contracts over n beside
   bool half = false;             // 16-bit tokens
   bool safe = false;             // has a safe body with operands of its own
   int64_t latents = 0, channels = 0;
@@ -53,10 +55,7 @@ Demand measure(flare::SweepOp sweep) {
       if (!typeOf(x).isPair())
         return;
       ++d.weights;
-      if (over == Index::m)
-        d.contractsLatents = true;
-      else
-        ++d.columnState;
+      d.columnState += over == Index::n;
     };
     if (auto c = dyn_cast<flare::ContractOp>(op)) {
       if (c.getOver() == Index::d && c.getOut().getType().isPair())
@@ -73,6 +72,8 @@ Demand measure(flare::SweepOp sweep) {
       contracts(s.getOver(), s.getA());
     }
   });
+  d.tokenRows = orientation(sweep).tokens;
+  d.joint = d.tokenRows && d.columnState;
   d.tokenTensors = tokens.size();
   d.safe = sweep.hasSafeBody();
   for (Value v : tokens) {
@@ -87,25 +88,34 @@ Demand measure(flare::SweepOp sweep) {
 struct Configure : flarec::impl::ConfigureBase<Configure> {
   using ConfigureBase::ConfigureBase;
   void runOnOperation() override {
-    if (target != "host" && target != "sm_80" && target != "sm_90a" && target != "sm_100a") {
+    if (!isTarget(target)) {
       getOperation().emitError() << "unknown target '" << target << "'; known are host, sm_80, sm_90a, sm_100a";
       return signalPassFailure();
     }
-    getOperation().walk([&](flare::SweepOp sweep) {
-      if (!sweep.getConfigAttr())
-        sweep.setConfigAttr(target == "host" ? host(measure(sweep)) : gpu(measure(sweep)));
+    auto all = getOperation().walk([&](flare::SweepOp sweep) -> WalkResult {
+      Attribute given = sweep.getConfigAttr();
+      if (given && !isa<tile::ConfigAttr>(given))
+        return sweep.emitOpError() << "has a configuration " << given << " that is no #tile.config";
+      auto config = given ? cast<tile::ConfigAttr>(given) : target == "host" ? host(measure(sweep)) : gpu(measure(sweep), sweep);
+      std::string why;
+      if (failed(feasible(config, sweep, target, why)))
+        return sweep.emitOpError() << (given ? "cannot be run as configured: " : "the heuristic finds no configuration: ") << why;
+      sweep.setConfigAttr(config);
+      return WalkResult::advance();
     });
+    if (all.wasInterrupted())
+      signalPassFailure();
   }
 
   /// Registers of a lane as ptxas was seen to need them for these kernels (tests/ptx holds the budgets): a fixed part, and so many
   /// for each block of 16 rows. From them follow the threads of a block and the blocks of an SM: 2 × 256 threads leave 128 registers,
   /// 3 × 128 leave 168, 2 × 128 leave 255.
-  tile::ConfigAttr gpu(const Demand &d) {
+  tile::ConfigAttr gpu(const Demand &d, flare::SweepOp sweep) {
     MLIRContext *ctx = &getContext();
     auto text = [&](StringRef s) { return StringAttr::get(ctx, s); };
-    int64_t units = roundUp(d.channels, 8) / 8, latents = roundUp(d.latents, 16);
-    int64_t multiprocessors = target == "sm_80" ? 108 : target == "sm_100a" ? 148 : 132;
-    int64_t shared = (target == "sm_80" ? 160 : 220) * 1024;
+    int64_t units = roundUp(d.channels, 8) / 8, latents = std::max<int64_t>(d.tokenRows ? 0 : 16, roundUp(d.latents, 16));
+    GpuLimits limits = *gpuLimits(target);
+    int64_t shared = limits.sharedPerMultiprocessor - 8 * 1024 + (target == "sm_80" ? 4 * 1024 : 0);
     int64_t tile = 64, heads, groups = 1, workers, workerRows, stages = 3, unroll = 0, fixed, perBlock;
     // The three classes of registers.
     int64_t warps = 8, minBlocks = 2;
@@ -115,28 +125,34 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     };
     StringRef park = "shared";
     int64_t parked = 0; // bytes a head
-    if (!d.contractsLatents) {
+    if (!d.tokenRows) {
       // Operands of scores (split in two, f32 ones as TF32), accumulators, sums and references.
       perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + (d.half ? 7 : 12) * d.attends + 2 * d.vectors;
       fixed = d.half ? 44 + 12 * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
-      int64_t most = std::max<int64_t>(1, std::min<int64_t>(6, ((d.half ? 160 : 190) - fixed) / perBlock));
+      int64_t most = std::max<int64_t>(1, std::min<int64_t>(6, ((d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
       int64_t needed = (latents / 16 + most - 1) / most; // workers over all
       workers = needed;
       while (workers > 4) { // even shares: no worker without latents
         groups *= 2;
         workers = (needed + groups - 1) / groups;
       }
+      // No more of anything than latents need.
       workerRows = roundUp((latents + workers * groups - 1) / (workers * groups), 16);
+      while (workers > 1 && groups * (workers - 1) * workerRows >= latents)
+        --workers;
+      while (groups > 1 && (groups - 1) * workers * workerRows >= latents)
+        --groups;
       classify(fixed + perBlock * workerRows / 16);
       heads = std::max<int64_t>(1, warps / workers);
-      unroll = units >= 4 || !d.attends ? 2 : 0;
     } else {
       workerRows = d.columnState || d.weights > 1 || units > 2 ? 16 : 32;
       fixed = d.weights > 1 ? (d.half ? d.columnState ? 145 : 110 : 162) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
       if (d.columnState)
         fixed += latents * units * 8 / 32;
       classify(fixed);
-      unroll = d.columnState || d.weights > 1 ? 1 : 2;
+      // What stays in registers along columns is there for all of them; otherwise one or two, a few where two don't divide them.
+      int64_t blocks = std::max<int64_t>(1, latents / 16);
+      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks % 2 == 0 ? 2 : blocks <= 3 ? 0 : 1;
       parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
       heads = 4;
       while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)
@@ -154,9 +170,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     auto ring = [&] { return (stages * tile * (heads * d.tokenBytes + 32 * d.tokenTensors) + heads * parked) * minBlocks; };
     while (ring() > shared && stages > 2)
       --stages;
-    while (ring() > shared && tile > 16 && !d.contractsLatents)
+    while (ring() > shared && tile > 16 && !d.tokenRows)
       tile /= 2;
-    while (ring() > shared && d.contractsLatents && workers > 1) {
+    while (ring() > shared && d.tokenRows && workers > 1) {
       workers /= 2;
       tile = workers * workerRows;
     }
@@ -164,19 +180,52 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       --minBlocks;
     while (ring() > shared && heads > 1)
       heads /= 2;
-    return tile::ConfigAttr::get(ctx, d.contractsLatents ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
-                                 multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text("mufu"), text(park), minBlocks);
+    auto config = [&] {
+      if (!d.tokenRows && (units >= 4 || !d.attends))
+        unroll = std::min<int64_t>(2, tile / 16);
+      return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
+                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text("mufu"), text(park), minBlocks);
+    };
+    // Counted exactly it may still be too much: first what each head parks, then what waits, then who shares a multiprocessor.
+    auto fits = [&] {
+      int64_t bytes = sharedBytes(config(), sweep);
+      return bytes <= limits.sharedPerBlock && (bytes + 1024) * minBlocks <= limits.sharedPerMultiprocessor;
+    };
+    while (!fits()) {
+      if (d.tokenRows && heads > 1) {
+        heads /= 2;
+        workers *= 2;
+      } else if (stages > 2) {
+        --stages;
+      } else if (!d.tokenRows && tile > 16) {
+        tile /= 2;
+      } else if (minBlocks > 1) {
+        --minBlocks;
+      } else if (heads > 1) {
+        heads /= 2;
+      } else if (workers > 1 && d.tokenRows) {
+        workers /= 2;
+      } else if (d.tokenRows && park == "shared") {
+        park = "none";
+      } else {
+        break;
+      }
+      if (d.tokenRows)
+        tile = workers * workerRows;
+    }
+    return config();
   }
 
   /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns
-  /// at once are as many independent chains as 32 vector registers hold (docs/host.md).
+  /// at once, of up to 128 channels, are as many independent chains as 32 vector registers hold.
   tile::ConfigAttr host(const Demand &d) {
     MLIRContext *ctx = &getContext();
     auto text = [&](StringRef s) { return StringAttr::get(ctx, s); };
-    int64_t heads = 8, blocks = 64, columns = 8;
-    if (d.contractsLatents)
+    int64_t heads = 8, blocks = 64;
+    int64_t columns = std::max<int64_t>(1, std::min<int64_t>(8, 128 / std::max<int64_t>(4, llvm::PowerOf2Ceil(d.channels))));
+    if (d.tokenRows)
       return tile::ConfigAttr::get(ctx, Index::n, 16, heads, 1, 1, 16, 4, columns, blocks, text("add"), text("poly5"), text("shared"), 1);
-    return tile::ConfigAttr::get(ctx, Index::m, 64, heads, 1, 1, roundUp(d.latents, 16), 1, columns, blocks, text("add"), text("poly5"),
+    return tile::ConfigAttr::get(ctx, Index::m, 64, heads, 1, 1, std::max<int64_t>(16, roundUp(d.latents, 16)), 1, columns, blocks, text("add"), text("poly5"),
                                  text("shared"), 1);
   }
 };

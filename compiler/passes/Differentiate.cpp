@@ -197,17 +197,26 @@ struct Differentiate : flarec::impl::DifferentiateBase<Differentiate> {
     }
 
     SmallVector<Value> results;
-    SmallVector<std::string> gradNames;
+    SmallVector<std::string> gradNames, without, with;
     for (auto [i, a] : llvm::enumerate(f.getArguments())) {
       if (!wantArg[i])
         continue;
       Value g = grad.lookup(map.lookup(a));
+      (g ? with : without).push_back(argNames[i]);
       if (!g)
-        return f.emitError() << "no gradient reaches argument '" << argNames[i] << "'";
+        continue;
       if (g.getType() != a.getType())
         g = CastOp::create(b, f.getLoc(), a.getType(), g);
       results.push_back(g);
       gradNames.push_back("grad_" + argNames[i]);
+    }
+    if (!without.empty()) {
+      bool many = without.size() > 1;
+      auto error = f.emitError() << "no result depends on argument" << (many ? "s '" : " '") << llvm::join(without, "', '")
+                                 << "', so there is no gradient for " << (many ? "them; " : "it; ");
+      if (with.empty())
+        return error << "ask for the forward alone";
+      return error << "ask for gradients of " << llvm::join(with, ",") << " only";
     }
     func::ReturnOp::create(b, f.getLoc(), results);
     for (auto [from, to] : replace)

@@ -12,7 +12,8 @@ def Differentiate : Pass<"flare-differentiate", "::mlir::ModuleOp"> {
     `@f(tensors…, numbers…) -> results…` becomes `@f_forward`, which also returns what a backward needs (results of
     reductions: z and the log-sum-exps), and
     `@f_backward(gradients of the results…, tensors…, results…, saves…, numbers…)` returning the gradients of the
-    wanted tensors. Each op states its own gradient; pair values are computed again, never saved.
+    wanted tensors. Each op states its own gradient; pair values are computed again, never saved. A wanted tensor that no result
+    depends on is an error which names it, and those that have a gradient.
   }];
   let options = [
     Option<"wanted", "wanted", "std::string", "\"*\"",
@@ -51,7 +52,7 @@ def PlanSweeps : Pass<"flare-plan-sweeps", "::mlir::ModuleOp"> {
     reductions on the longest path to it. Every sweep gets a copy of the pair values it needs. A sweep that contracts over m and
     over n keeps the latter's [m,d] accumulators beside it in registers; where that is more than `joint-limit` elements, or the tensors
     are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. On the host they lie in
-    the cache and never do.
+    the cache and never do. Attentions over n, and sums of numbers over n, always do: their rows are latents.
   }];
   let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d to accumulate beside a contraction over m">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
@@ -70,7 +71,10 @@ def ShareExponentials : Pass<"flare-share-exponentials", "::mlir::ModuleOp"> {
 
 def Configure : Pass<"flare-configure", "::mlir::ModuleOp"> {
   let summary = "heuristic configuration of each sweep that has none";
-  let description = "Writes the `config` attribute that the lowering obeys. The tuner and a person are its other authors.";
+  let description = [{
+    Writes the `config` attribute that the lowering obeys. The tuner and a person are its other authors. Every configuration, whoever
+    wrote it, is checked for its sweep and target (Feasible.h); one that cannot be run is an error that says what was given, what is allowed and what to do.
+  }];
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
   let dependentDialects = ["::flarec::tile::TileDialect"];
 }
@@ -82,7 +86,8 @@ def FlareToTile : Pass<"flare-to-tile", "::mlir::ModuleOp"> {
   let description = [{
     Pair values become 16 × 16 blocks inside `tile.pairs`; token values are read from staged rows; latent operands are held in
     registers (rows = m) or stashed (rows = n). `flare.attend` is written twice: without a reference where the staged
-    tile's scores are bounded, with a running maximum otherwise.
+    tile's scores are bounded, with a running maximum otherwise. With `sums = mma` the summands of row sums are rounded to 16 bits, with `add` they
+    are f32. A configuration that cannot be run on the target is an error (Feasible.h), as in flare-configure.
   }];
   let options = [Option<"limit", "limit", "double", "60.0", "bound on |x| (base 2) for the fast bodies">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host (all operands f32), sm_80, sm_90a or sm_100a">];
@@ -93,7 +98,8 @@ def AssignLayouts : Pass<"tile-assign-layouts", "::mlir::ModuleOp"> {
   let summary = "decide which register of which lane holds which element";
   let description = [{
     Contractions say which layouts they can take (matrix-instruction fragments on a GPU, vectors on the host); demands travel backwards
-    through elementwise ops to loads and reads, and an op whose result is wanted in two layouts is cloned.
+    through elementwise ops to loads and reads. A tile that is wanted in two layouts is an error which shows both: flare-to-tile makes an
+    operand once for each use, and so does a person.
   }];
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
 }

@@ -5,6 +5,7 @@
 // and sweep s makes all token values and reductions of stage s. Values of latents alone are computed between the sweeps.
 #include "flare/Flare.h"
 #include "passes/Passes.h"
+#include "passes/tiling/Sweep.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/BuiltinOps.h"
@@ -146,8 +147,9 @@ struct Planner {
       for (Value o : v.getDefiningOp()->getOperands())
         wide |= typeOf(o) && !typeOf(o).isPair() && typeOf(o).getElement().isF32();
     }
-    bool attends = llvm::any_of(reductions, [](Value v) { return isa<AttendOp>(v.getDefiningOp()); });
-    if (maps.empty() || reductions.empty() || (!attends && (host || (size <= jointLimit && !wide))))
+    // Attentions and sums over n have rows on the latents.
+    bool latentRows = llvm::any_of(reductions, [](Value v) { return isa<AttendOp>(v.getDefiningOp()) || flarec::tiling::addsUp(v.getDefiningOp()); });
+    if (maps.empty() || reductions.empty() || (!latentRows && (host || (size <= jointLimit && !wide))))
       return {SmallVector<Value>(values)};
     return {maps, reductions};
   }

@@ -1,4 +1,4 @@
-// Types, attributes and verifiers of the `tile` dialect.
+// Types and attributes of the `tile` dialect; the ops' verifiers are in Verifiers.cpp.
 #include "tile/Tile.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
@@ -6,6 +6,16 @@
 
 using namespace mlir;
 using namespace flarec::tile;
+
+/// Types in parentheses, perhaps none.
+static ParseResult parseTypes(OpAsmParser &p, SmallVectorImpl<Type> &types) {
+  return p.parseCommaSeparatedList(AsmParser::Delimiter::Paren, [&] { return p.parseType(types.emplace_back()); });
+}
+static void printTypes(OpAsmPrinter &p, Operation *, TypeRange types) {
+  p << "(";
+  llvm::interleaveComma(types, p);
+  p << ")";
+}
 
 #include "tile/TileDialect.cpp.inc"
 #define GET_ATTRDEF_CLASSES
@@ -83,7 +93,10 @@ void LayoutAttr::print(AsmPrinter &p) const {
 
 //===-- Configurations -------------------------------------------------------//
 
-// What no sweep on any target can be run by; whether it fits a sweep is the lowering's to say.
+// No number of a configuration is larger, so that products of a few are exact.
+static constexpr int64_t largest = 65536;
+
+// What holds for any sweep on any target; what depends on them is asked by `feasible` (compiler/passes/Feasible.h).
 LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index rows, int64_t tile, int64_t heads,
                                  int64_t rowGroups, int64_t workers, int64_t workerRows, int64_t stages, int64_t unroll,
                                  int64_t blocks, StringAttr sums, StringAttr exp, StringAttr park, int64_t minBlocks) {
@@ -93,17 +106,24 @@ LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index
                                    std::tuple("heads", heads, int64_t(1)), std::tuple("row_groups", rowGroups, int64_t(1)),
                                    std::tuple("workers", workers, int64_t(1)), std::tuple("stages", stages, int64_t(1)),
                                    std::tuple("blocks", blocks, int64_t(1)), std::tuple("min_blocks", minBlocks, int64_t(1))})
-    if (value < unit || value % unit)
-      return error() << name << " = " << value << " must be a positive multiple of " << unit;
-  if (unroll < 0)
-    return error() << "unroll = " << unroll << " must be 0 (all) or a number of column blocks";
+    if (value < unit || value % unit || value > largest)
+      return error() << name << " = " << value << " must be a positive multiple of " << unit << ", " << largest << " at most";
+  if (unroll < 0 || unroll > largest)
+    return error() << "unroll = " << unroll << " must be 0 (all) or a number of column blocks, " << largest << " at most";
   if (32 * heads * workers > 1024)
     return error() << "heads = " << heads << " of " << workers << " workers are " << 32 * heads * workers
                    << " threads; a block has 1024 at most";
+  if (rows == Index::n && tile != workers * workerRows)
+    return error() << "tile = " << tile << " must be workers · worker_rows = " << workers << " · " << workerRows << " = " << workers * workerRows
+                   << " where rows = n: each worker has its tokens of a tile";
+  if (rows == Index::n && rowGroups != 1)
+    return error() << "row_groups = " << rowGroups << " must be 1 where rows = n: it is latents that blocks can share out";
   if (sums.getValue() != "mma" && sums.getValue() != "add")
     return error() << "sums = " << sums << " must be \"mma\" or \"add\"";
   if (park.getValue() != "shared" && park.getValue() != "none")
     return error() << "park = " << park << " must be \"shared\" or \"none\"";
+  if (rows == Index::m && park.getValue() == "none")
+    return error() << "park = " << park << " must be \"shared\" where rows = m: latent operands are in registers, nothing is parked";
   StringRef share = exp.getValue();
   unsigned k;
   if (share != "mufu" && share != "poly5" && (!share.consume_front("poly3:") || share.getAsInteger(10, k) || k > 8))
@@ -172,39 +192,4 @@ Type StashType::parse(AsmParser &p) {
 void StashType::print(AsmPrinter &p) const {
   printSizes(p, 0, getM(), getD(), getElement());
   p << ">";
-}
-
-//===-- Verifiers ------------------------------------------------------------//
-
-LogicalResult ProgramOp::verify() {
-  if (getRegion().getNumArguments() != getTensors().size())
-    return emitOpError() << "describes " << getTensors().size() << " arguments but has "
-                         << getRegion().getNumArguments();
-  for (Attribute a : getTensors()) {
-    auto dict = dyn_cast<DictionaryAttr>(a);
-    if (!dict || !dict.getAs<StringAttr>("name") || !dict.getAs<StringAttr>("role"))
-      return emitOpError() << "argument " << a << " needs a name and a role";
-  }
-  return success();
-}
-
-LogicalResult PairsOp::verify() {
-  Block &body = getRegion().front();
-  if (body.getNumArguments() != 2 + getIns().size() + getInits().size())
-    return emitOpError() << "body takes the first row, the first column, " << getIns().size() << " slices and "
-                         << getInits().size() << " accumulators, but has " << body.getNumArguments() << " arguments";
-  if (getRows() == Index::d)
-    return emitOpError("rows are tokens (n) or latents (m)");
-  if (getResultTypes() != getInits().getTypes())
-    return emitOpError("results must have the types of the accumulators");
-  return success();
-}
-
-LogicalResult ContractOp::verify() {
-  if (getA().size() != getB().size() || getA().empty())
-    return emitOpError() << "takes as many left as right operands, at least one; got " << getA().size() << " and "
-                         << getB().size();
-  if (getAcc() && getAcc().getType() != getOut().getType())
-    return emitOpError() << "accumulates " << getAcc().getType() << " into " << getOut().getType();
-  return success();
 }

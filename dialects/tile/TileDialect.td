@@ -49,23 +49,27 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
   let mnemonic = "config";
   let summary = "how a sweep is to be run";
   let description = [{
-    Written by a heuristic, the tuner or a person; lowering obeys it and never chooses.
+    Written by a heuristic, the tuner or a person; lowering obeys it and never chooses. What holds for any sweep on any target is
+    verified here; `feasible` (compiler/passes/Feasible.h) knows the rest, and flare-configure and flare-to-tile ask it. What
+    they accept is obeyed, field by field.
 
-    | field | meaning |
-    |---|---|
-    | rows | `m` or `n`: whose accumulators stay in a worker's registers |
-    | tile | tokens that a block stages at once |
-    | heads | heads of a block |
-    | row_groups | blocks that share the rows of a head (rows = m: groups of latents) |
-    | workers | workers that share a head's rows within a block |
-    | worker_rows | rows of a worker (rows = m: latents; rows = n: tokens of a tile) |
-    | stages | depth of the ring of staged tiles; host: tiles that a head takes before the next one's turn |
-    | unroll | column blocks handled at once (0: all); host: columns |
-    | blocks | blocks to aim for over all splits |
-    | sums | `mma` or `add`: how row sums are made |
-    | exp | `mufu`; `poly3:k`: k of 8 exponentials by a polynomial on the FMA pipe; `poly5`: all of them by one, on the host |
-    | park | `shared`: latent operands parked in fast memory; `none`: computed again for each block of columns |
-    | min_blocks | resident blocks an SM to compile for (sets the register limit) |
+    | field | meaning | GPU | host |
+    |---|---|---|---|
+    | rows | `m` or `n`: whose accumulators stay in a worker's registers | n where token values are made or pairs contracted over m, m where pairs are attended or summed over n | as the GPU |
+    | tile | tokens that a block stages at once; workers · worker_rows where rows = n | a multiple of 16 | the same; 16 where rows = n |
+    | heads | heads of a block | 32 · heads · workers threads, 1024 at most | the same bound |
+    | row_groups | blocks that share the rows of a head (rows = m: groups of latents) | as few as cover the latents; 1 where rows = n | as the GPU |
+    | workers | workers that share a head's rows within a block | as few as cover the latents | 1 |
+    | worker_rows | rows of a worker (rows = m: latents; rows = n: tokens of a tile) | a multiple of 16, as small as covers the latents | the same; 16 where rows = n |
+    | stages | depth of the ring of staged tiles; host: tiles that a head takes before the next one's turn | 2 to 16 | any |
+    | unroll | column blocks handled at once (0: all); host: columns, of which safe bodies and long phases take fewer | a divisor of their number; 0 where accumulators [m,d] lie beside rows = n; 64 blocks of straight-line code | a power of two, times channels at most 128, 16 at most |
+    | blocks | blocks to aim for over all splits | any | any |
+    | sums | `mma` or `add`: how row sums are made | `mma`: of pairs rounded to 16 bits, not for f32 tokens | `add` |
+    | exp | `mufu`; `poly3:k`: k of 8 exponentials by a polynomial on the FMA pipe (no lowering yet); `poly5`: all of them by one | `mufu` | `poly5` |
+    | park | `shared`: latent operands parked in fast memory; `none`: computed again for each block of columns | `none` only where rows = n | `shared` |
+    | min_blocks | resident blocks an SM to compile for (sets the register limit) | as threads and shared memory leave room for | 1 |
+
+    No number is larger than 65536.
   }];
   let parameters = (ins "::flarec::flare::Index":$rows, "int64_t":$tile, "int64_t":$heads,
     "int64_t":$row_groups, "int64_t":$workers, "int64_t":$worker_rows, "int64_t":$stages,

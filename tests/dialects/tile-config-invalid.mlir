@@ -53,3 +53,33 @@ func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads =
 
 // expected-error @+1 {{expected ','}}
 func.func private @f() attributes {c = #tile.config<rows = m, tile = 64>}
+
+// -----
+
+// expected-error @+1 {{tile = 4611686018427387904 must be a positive multiple of 16, 65536 at most}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 4611686018427387904, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{blocks = 65537 must be a positive multiple of 1, 65536 at most}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 65537, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{unroll = 65537 must be 0 (all) or a number of column blocks, 65536 at most}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 65537, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{tile = 64 must be workers · worker_rows = 1 · 16 = 16 where rows = n: each worker has its tokens of a tile}}
+func.func private @f() attributes {c = #tile.config<rows = n, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{row_groups = 2 must be 1 where rows = n: it is latents that blocks can share out}}
+func.func private @f() attributes {c = #tile.config<rows = n, tile = 16, heads = 1, row_groups = 2, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{park = "none" must be "shared" where rows = m: latent operands are in registers, nothing is parked}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "none", min_blocks = 1>}

@@ -31,12 +31,13 @@ func.func @map(%k: !nd, %q: !md) -> !flare.tensor<n, d=8, f32> {
   return %y : !flare.tensor<n, d=8, f32>
 }
 
-// What a person wrote stays.
-// CHECK-LABEL: func.func @given
-// CHECK: flare.sweep config #tile.config<rows = n, tile = 128, heads = 4,
-func.func @given(%k: !nd) -> !flare.tensor<n, d=8, f32> {
-  %y = flare.sweep config #tile.config<rows = n, tile = 128, heads = 4, row_groups = 1, workers = 1, worker_rows = 128, stages = 2,
-      unroll = 0, blocks = 132, sums = "add", exp = "mufu", park = "shared", min_blocks = 1> -> !flare.tensor<n, d=8, f32> {
+// Neither: no latents at all.
+// CHECK-LABEL: func.func @tokens
+// CHECK: flare.sweep config #tile.config<rows = n,
+// HOST-LABEL: func.func @tokens
+// HOST: flare.sweep config #tile.config<rows = n,
+func.func @tokens(%k: !nd) -> !flare.tensor<n, d=8, f32> {
+  %y = flare.sweep -> !flare.tensor<n, d=8, f32> {
     %a = flare.neg %k : !nd
     flare.yield %a : !flare.tensor<n, d=8, f32>
   }

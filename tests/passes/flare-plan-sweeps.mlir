@@ -40,3 +40,14 @@ func.func @both(%k: !nd, %q: !md) -> (!zd, !flare.tensor<n, d=8, f32>) {
   %dk = flare.contract %x, %q over m : !nm, !md
   return %dq, %dk : !zd, !flare.tensor<n, d=8, f32>
 }
+
+// A sum over n, or a contraction with a vector, has its rows on the latents: no map beside it.
+// CHECK-LABEL: func.func @sums
+// CHECK: flare.sweep -> !flare.tensor<n, d=8, f32> {
+// CHECK: flare.sweep -> !flare.tensor<m=4, f32> {
+func.func @sums(%k: !nd, %q: !md, %w: !flare.tensor<n, f32>) -> (!flare.tensor<m=4, f32>, !flare.tensor<n, d=8, f32>) {
+  %x = flare.contract %k, %q over d : !nd, !md
+  %s = flare.contract %x, %w over n : !nm, !flare.tensor<n, f32>
+  %dk = flare.contract %x, %q over m : !nm, !md
+  return %s, %dk : !flare.tensor<m=4, f32>, !flare.tensor<n, d=8, f32>
+}

@@ -1,0 +1,298 @@
+// The kernel around the stream: operands, guards, versions, carried state, stores.
+#include "passes/tiling/Kernel.h"
+#include "passes/tiling/PairBody.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+
+using namespace flarec;
+using namespace flarec::tiling;
+
+constexpr double noReference = -3.0e38; // below every finite score
+// f32 log-sum-exps are only as exact as their size allows; with a running reference they stay near the largest score. Not on the host,
+// where exponentials and logarithms are exact to the last bit or two: there the limit is that of 16 bits (pooled errors, in SDPA's: within 0.1 of those at 24).
+constexpr double wideLimit = 24.0;
+
+Expressions SweepBuilder::expressions(OpBuilder &at, std::function<Value(Value)> leaf) {
+  return {at, loc, storage, std::move(leaf), half, [this](Value v) { return isRounded(v, half); }};
+}
+
+Value SweepBuilder::latentLeaf(OpBuilder &at, Value v, Value first, int64_t count) {
+  Value t = storage.tensor.lookup(v);
+  if (!t)
+    return {};
+  int64_t d = typeOf(v).getChannels();
+  return tile::LoadOp::create(at, loc, tileOf(0, count, d ? padded(d, host) : 0, f32()), t, first);
+}
+
+Value SweepBuilder::toForm(OpBuilder &at, Value t, Form form) {
+  auto type = cast<TileType>(t.getType());
+  if (form == Form::Wide)
+    return t;
+  auto narrow = type.withElement(half);
+  if (form == Form::Round)
+    return type.getElement() == half ? t : Value(tile::CastOp::create(at, loc, narrow, t));
+  auto split = tile::SplitOp::create(at, loc, narrow, narrow, t);
+  return form == Form::High ? split.getHi() : split.getLo();
+}
+
+Value SweepBuilder::latentOperand(Value v, Use use) {
+  Value &slot = operands[{v, use.key()}];
+  if (slot)
+    return slot;
+  if (rows == Index::m) {
+    Expressions &e = *prologue[int(use.role)];
+    return slot = toForm(e.b, e.eval(v), use.form);
+  }
+  Value t = toForm(stashBuilder, parked[int(use.role)]->eval(v), use.form);
+  auto type = cast<TileType>(t.getType());
+  // The stash op is made when all its results are known; until then a placeholder stands for each.
+  auto stashType = tile::StashType::get(b.getContext(), blocks(latents) * tile::blockSize, type.getD(), type.getElement());
+  Value placeholder = UnrealizedConversionCastOp::create(prologueBuilder, loc, TypeRange{stashType}, ValueRange{}).getResult(0);
+  stashYields.push_back(t);
+  stashPlaceholders.push_back(placeholder);
+  return operands[{v, use.key()}] = placeholder;
+}
+
+void SweepBuilder::finishStash() {
+  if (stashYields.empty()) {
+    delete stashBody;
+    return;
+  }
+  tile::YieldOp::create(stashBuilder, loc, stashYields);
+  auto stash = tile::StashOp::create(prologueBuilder, loc, ValueRange(stashPlaceholders).getTypes(), blocks(latents) * tile::blockSize);
+  stash.getRegion().push_back(stashBody);
+  for (auto [p, r] : llvm::zip(stashPlaceholders, stash.getResults())) {
+    p.replaceAllUsesWith(r);
+    p.getDefiningOp()->erase();
+  }
+}
+
+SmallVector<TileType> SweepBuilder::stateTypes(Operation *op) {
+  Index over = overOf(op);
+  Index kept = over == Index::n ? Index::m : Index::n;
+  int64_t count = kept == rows ? rowCount() : blocks(latents) * tile::blockSize;
+  int64_t d = 0;
+  if (auto t = typeOf(op->getResult(0)); t.getChannels())
+    d = padded(t.getChannels(), host);
+  auto make = [&](int64_t channels) {
+    return kept == Index::n ? tileOf(count, 0, channels, f32()) : tileOf(0, count, channels, f32());
+  };
+  if (isa<flare::AttendOp>(op))
+    return {make(d), make(0), make(0)};
+  return {make(d)};
+}
+
+SmallVector<Value> SweepBuilder::initialState(Operation *op) {
+  SmallVector<Value> r;
+  for (auto [i, t] : llvm::enumerate(stateTypes(op)))
+    r.push_back(splat(t, i == 2 ? noReference : 0.0));
+  return r;
+}
+
+SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRange carried) {
+  PairBody v(*this, region, safe, b);
+  for (auto &e : v.tokens)
+    e = std::make_unique<Expressions>(expressions(rows == Index::n ? b : v.inner, [&](Value x) { return v.tokenLeaf(x); }));
+
+  // All reductions of pairs that the yields need.
+  SmallVector<Operation *> ops = carriedReductions(region);
+  unsigned numCarried = ops.size();
+  for (Operation &op : region.front())
+    if (reduces(&op) && !llvm::is_contained(ops, &op))
+      ops.push_back(&op);
+  SmallVector<SmallVector<Value>> state; // outside
+  unsigned next = 0;
+  for (auto [i, op] : llvm::enumerate(ops)) {
+    if (i < numCarried) {
+      unsigned n = stateTypes(op).size();
+      state.push_back(SmallVector<Value>(carried.slice(next, n)));
+      next += n;
+    } else {
+      state.push_back(initialState(op));
+    }
+  }
+  // Accumulators enter the body sliced; without a running maximum the reference stays outside.
+  SmallVector<SmallVector<Value>> inside;
+  for (auto [i, op] : llvm::enumerate(ops)) {
+    SmallVector<Value> args;
+    for (auto [j, t] : llvm::enumerate(state[i]))
+      if (safe || j < 2) {
+        v.inits.push_back(t);
+        args.push_back(v.body->addArgument(PairBody::sliced(cast<TileType>(t.getType())), loc));
+      }
+    inside.push_back(args);
+  }
+  SmallVector<Value> yields;
+  for (auto [i, op] : llvm::enumerate(ops)) {
+    v.step(op, inside[i]);
+    llvm::append_range(yields, inside[i]);
+  }
+  tile::YieldOp::create(v.inner, loc, yields);
+  auto pairsOp = tile::PairsOp::create(b, loc, ValueRange(v.inits).getTypes(), v.ins, v.inits, rows, config.getUnroll());
+  pairsOp.getRegion().push_back(v.body);
+
+  // New state; a fast body has reference 0.
+  next = 0;
+  for (auto [i, op] : llvm::enumerate(ops))
+    for (auto [j, t] : llvm::enumerate(state[i]))
+      t = safe || j < 2 ? pairsOp.getResult(next++) : splat(cast<TileType>(t.getType()), 0.0);
+
+  // Maps: finish the token values and store them.
+  DenseMap<Value, Value> finished;
+  for (auto [i, op] : llvm::enumerate(ops)) {
+    if (i < numCarried)
+      continue;
+    if (isa<flare::AttendOp>(op)) {
+      Value sum = tile::TotalOp::create(b, loc, state[i][1].getType(), state[i][1]);
+      Value r = tile::RcpOp::create(b, loc, sum.getType(), sum);
+      finished[op->getResult(0)] = tile::MulOp::create(b, loc, state[i][0].getType(), state[i][0], r);
+      Value l = tile::Log2Op::create(b, loc, sum.getType(), sum);
+      if (!cast<flare::AttendOp>(op).getBase2())
+        l = tile::ScaleOp::create(b, loc, l.getType(), l, arith::ConstantOp::create(b, loc, b.getF32FloatAttr(1 / log2e)));
+      finished[op->getResult(1)] = tile::AddOp::create(b, loc, l.getType(), l, state[i][2]);
+    } else if (addsUp(op)) {
+      finished[op->getResult(0)] = tile::TotalOp::create(b, loc, state[i][0].getType(), state[i][0]);
+    } else {
+      finished[op->getResult(0)] = state[i][0];
+    }
+  }
+  Expressions post{b, loc, storage, [&](Value x) -> Value {
+    if (Value f = finished.lookup(x))
+      return f;
+    return v.tokenLeaf(x);
+  }};
+  Value at;
+  for (auto [i, y] : llvm::enumerate(region.front().getTerminator()->getOperands())) {
+    if (!isTokens(y))
+      continue;
+    Value t = storage.tensor.lookup(sweep.getResult(i));
+    if (!at)
+      at = arith::AddIOp::create(b, loc, n0, workerRow);
+    // Rounding happens in the store.
+    Value source = y;
+    if (auto cast = y.getDefiningOp<flare::CastOp>())
+      source = cast.getA();
+    tile::StoreOp::create(b, loc, post.eval(source), t, at, false);
+  }
+  SmallVector<Value> out;
+  for (unsigned i = 0; i < numCarried; ++i)
+    llvm::append_range(out, state[i]);
+  return out;
+}
+
+LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
+  latents = latentsOf(sweep);
+  half = halfOf(sweep, host);
+  SmallVector<Value> tokens; // as the program holds them
+  for (Value v : tokensRead(sweep))
+    tokens.push_back(storage.tensor.lookup(v));
+  Region &fast = sweep.getFast();
+  bool attends = false;
+  fast.walk([&](flare::AttendOp) { attends = true; });
+  bool versioned = isVersioned(sweep);
+  bool natural = false; // are the scores natural ones? the limit is on those of base 2
+  fast.walk([&](Operation *op) {
+    if (auto a = dyn_cast<flare::AttendOp>(op))
+      natural |= !a.getBase2();
+    if (auto e = dyn_cast<flare::Exp2Op>(op); e && isPair(e))
+      natural |= bool(e.getA().getDefiningOp<flare::ScaleOp>());
+  });
+  Region &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
+
+  for (auto &e : prologue)
+    e = std::make_unique<Expressions>(expressions(prologueBuilder, [this](Value v) {
+      return latentLeaf(prologueBuilder, v, origin, rowCount());
+    }));
+  Expressions numbers{b, loc, storage, {}};
+  SmallVector<std::pair<Value, Value>> guards;
+  SmallVector<Value> factors; // of each guard
+  if (versioned) {
+    auto g = guarded(fast);
+    if (succeeded(g)) {
+      guards = *g;
+      // |x| ≤ |s|·max‖q‖·‖k‖ (Cauchy–Schwarz)
+      for (auto [lat, tok] : guards) {
+        Value base = lat, scale;
+        if (auto sc = lat.getDefiningOp<flare::ScaleOp>()) {
+          base = sc.getA();
+          scale = numbers.scalar(sc.getFactor());
+        }
+        Value norm = tile::MaxNormOp::create(b, loc, b.getF32Type(), storage.tensor.lookup(base));
+        Value factor = scale ? Value(arith::MulFOp::create(b, loc, norm, scale)) : norm;
+        if (natural)
+          factor = arith::MulFOp::create(b, loc, factor, arith::ConstantOp::create(b, loc, b.getF32FloatAttr(log2e)));
+        factors.push_back(factor);
+      }
+    }
+  }
+  if (rows == Index::n) {
+    stashBody = new Block;
+    Value first = stashBody->addArgument(b.getIndexType(), loc);
+    stashBuilder.setInsertionPointToStart(stashBody);
+    for (auto &e : parked)
+      e = std::make_unique<Expressions>(expressions(stashBuilder, [this, first](Value v) {
+        return latentLeaf(stashBuilder, v, first, tile::blockSize);
+      }));
+    workerRow = tile::WorkerRowOp::create(b, loc);
+  }
+
+  SmallVector<Value> inits;
+  for (Operation *op : carriedReductions(fast))
+    llvm::append_range(inits, initialState(op));
+  unsigned numState = inits.size();
+  if (versioned)
+    inits.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(!guards.empty())));
+  auto stream = tile::StreamOp::create(b, loc, ValueRange(inits).getTypes(), tokens, inits, config.getTile());
+  prologueBuilder.setInsertionPoint(stream);
+  Block *block = &stream.getRegion().emplaceBlock();
+  n0 = block->addArgument(b.getIndexType(), loc);
+  for (Value t : tokens) {
+    int64_t d = typeOf(t).getChannels();
+    stages[t] = block->addArgument(tile::StageType::get(b.getContext(), config.getTile(), d ? padded(d, host) : 0, typeOf(t).getElement()), loc);
+  }
+  SmallVector<Value> carried;
+  for (Value i : inits)
+    carried.push_back(block->addArgument(i.getType(), loc));
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToEnd(block);
+    SmallVector<Value> yields;
+    if (!versioned) {
+      // One body for all tiles, the last one included.
+      yields = emitVersion(fast, true, carried);
+    } else if (guards.empty()) {
+      yields = emitVersion(safe, true, ArrayRef(carried).drop_back());
+      yields.push_back(carried.back());
+    } else {
+      Value ok = carried.back();
+      for (auto [guard, factor] : llvm::zip(guards, factors)) {
+        Value stage = stages.lookup(storage.tensor.lookup(guard.second));
+        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(half || host ? limit : std::min(limit, wideLimit)));
+        ok = arith::AndIOp::create(b, loc, ok, small);
+      }
+      auto ifOp = scf::IfOp::create(b, loc, ValueRange(inits).drop_back().getTypes(), ok, true);
+      for (bool isSafe : {false, true}) {
+        OpBuilder::InsertionGuard guard(b);
+        Block *branch = isSafe ? ifOp.elseBlock() : ifOp.thenBlock();
+        branch->clear(); // an implicit terminator, where there are no results
+        b.setInsertionPointToEnd(branch);
+        auto r = emitVersion(isSafe ? safe : fast, isSafe, ArrayRef(carried).drop_back());
+        scf::YieldOp::create(b, loc, r);
+      }
+      llvm::append_range(yields, ifOp.getResults());
+      // A reduction with a running reference cannot go back to tiles without one; maps can.
+      yields.push_back(attends && numState ? ok : carried.back());
+    }
+    tile::YieldOp::create(b, loc, yields);
+  }
+  // Partial results of this split.
+  unsigned next = 0;
+  for (Operation *op : carriedReductions(fast))
+    for (unsigned j = 0, e = stateTypes(op).size(); j < e; ++j, ++next) {
+      Value t = stream.getResult(next);
+      if ((isa<flare::AttendOp>(op) && j == 1) || addsUp(op))
+        t = tile::TotalOp::create(b, loc, t.getType(), t);
+      tile::StoreOp::create(b, loc, t, partials[next], origin, true);
+    }
+  finishStash();
+  return success();
+}

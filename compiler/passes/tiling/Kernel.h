@@ -1,0 +1,67 @@
+// One sweep becomes one kernel: latent operands before the stream of tokens, one or two versions of the work on a tile in it, partial
+// results and maps stored.
+#pragma once
+#include "passes/tiling/Expressions.h"
+
+namespace flarec::tiling {
+
+struct SweepBuilder {
+  OpBuilder &b;
+  Location loc;
+  flare::SweepOp sweep;
+  tile::ConfigAttr config;
+  const Storage &storage;
+  double limit;
+  bool host;
+  Value origin; // first latent of the worker (kernel argument)
+  Type half;    // 16-bit operand type, or null: f32 operands
+  int64_t latents = 0;
+
+  Index rows, cols;
+  DenseMap<Value, Value> stages; // token tensor (program argument) → staged tile
+  Value n0;
+  Value workerRow;
+
+  // Latent operands outside the stream.
+  std::unique_ptr<Expressions> prologue[numRoles]; // rows = m: register tiles
+  DenseMap<std::pair<Value, int>, Value> operands;
+  std::unique_ptr<Expressions> parked[numRoles]; // rows = n: stashed blocks
+  Block *stashBody = nullptr;
+  OpBuilder stashBuilder, prologueBuilder; // prologueBuilder: just before the stream
+  SmallVector<Value> stashYields, stashPlaceholders;
+
+  SweepBuilder(OpBuilder &b, flare::SweepOp sweep, const Storage &storage, double limit, bool host, Value origin)
+      : b(b), loc(sweep.getLoc()), sweep(sweep), config(cast<tile::ConfigAttr>(sweep.getConfigAttr())), storage(storage),
+        limit(limit), host(host), origin(origin), rows(config.getRows()), cols(tile::columnsOf(rows)), stashBuilder(b.getContext()),
+        prologueBuilder(b.getContext()) {}
+
+  int64_t rowCount() { return config.getWorkerRows(); }
+  Type f32() { return b.getF32Type(); }
+  TileType tileOf(int64_t n, int64_t m, int64_t d, Type e) { return TileType::get(b.getContext(), n, m, d, e, {}); }
+  Value splat(TileType t, double v) { return tile::ConstantOp::create(b, loc, t, b.getF32FloatAttr(v)); }
+
+  //-- Latent operands
+
+  Expressions expressions(OpBuilder &at, std::function<Value(Value)> leaf);
+
+  Value latentLeaf(OpBuilder &at, Value v, Value first, int64_t count);
+
+  Value toForm(OpBuilder &at, Value t, Form form);
+
+  /// An operand of latents in a given form: a register tile of the worker's rows, or a stash entry.
+  Value latentOperand(Value v, Use use);
+
+  void finishStash();
+
+  /// Initial state of a reduction, and its types.
+  SmallVector<TileType> stateTypes(Operation *op);
+  SmallVector<Value> initialState(Operation *op);
+
+  /// Emits one version of the work on a staged tile; returns the carried state after it. Maps are stored.
+  SmallVector<Value> emitVersion(Region &region, bool safe, ValueRange carried);
+
+  /// Builds the whole kernel; `partials` holds the workspace tensors of each carried reduction's state.
+  LogicalResult build(ArrayRef<Value> partials);
+};
+
+} // namespace flarec::tiling

@@ -1,0 +1,252 @@
+// Pairs as sums of products and vectors, and the reductions that consume them, block by block.
+#include "passes/tiling/PairBody.h"
+
+using namespace flarec;
+using namespace flarec::tiling;
+
+PairBody::PairBody(SweepBuilder &s, Region &region, bool safe, OpBuilder &b)
+    : s(s), region(region), safe(safe), b(b), body(new Block), inner(b.getContext()) {
+  Type idx = b.getIndexType();
+  body->addArgument(idx, s.loc); // first row of the block
+  body->addArgument(idx, s.loc); // first column
+  inner.setInsertionPointToStart(body);
+}
+
+Value PairBody::addIn(Value v, TileType slice) {
+  Value &known = sliceOf[v];
+  if (!known) {
+    known = body->insertArgument(2 + numIns++, slice, s.loc);
+    ins.push_back(v);
+  }
+  return known;
+}
+
+TileType PairBody::sliced(TileType t) {
+  if (t.getN())
+    t = tile::resize(t, Index::n, tile::blockSize);
+  if (t.getM())
+    t = tile::resize(t, Index::m, tile::blockSize);
+  return t;
+}
+
+Value PairBody::tokenLeaf(Value v) {
+  Value t = s.storage.tensor.lookup(v);
+  if (!t)
+    return {};
+  Value stage = s.stages.lookup(t);
+  auto type = cast<tile::StageType>(stage.getType());
+  if (s.rows == Index::n)
+    return tile::ReadOp::create(b, s.loc, s.tileOf(s.rowCount(), 0, type.getD(), type.getElement()), stage, s.workerRow);
+  // A slice a role: each has its own layout.
+  Value arg = body->insertArgument(2 + numIns++, s.tileOf(tile::blockSize, 0, type.getD(), type.getElement()), s.loc);
+  ins.push_back(stage);
+  return arg;
+}
+
+Value PairBody::slice(Value v, Use use) {
+  if (Value known = formed.lookup({v, use.key()}))
+    return known;
+  Value r;
+  if (isLatents(v)) {
+    Value operand = s.latentOperand(v, use);
+    auto stash = dyn_cast<tile::StashType>(operand.getType());
+    r = addIn(operand, stash ? s.tileOf(0, tile::blockSize, stash.getD(), stash.getElement())
+                             : sliced(cast<TileType>(operand.getType())));
+  } else {
+    Expressions &e = *tokens[int(use.role)];
+    Value t = e.eval(v);
+    if (use.form != Form::Round)
+      t = e.widen(t);
+    r = s.toForm(e.b, t, use.form);
+    if (s.rows == Index::n)
+      r = addIn(r, sliced(cast<TileType>(r.getType())));
+  }
+  return formed[{v, use.key()}] = r;
+}
+
+Value PairBody::weight(Value v, Index over) {
+  return slice(v, {over == s.cols ? Role::ColumnWeight : Role::RowWeight, s.half ? Form::Round : Form::Wide});
+}
+
+void PairBody::collect(Value v, bool negative, Terms &t) {
+  if (!isPair(v)) {
+    t.vectors.push_back({v, negative});
+  } else if (auto add = v.getDefiningOp<flare::AddOp>()) {
+    collect(add.getA(), negative, t);
+    collect(add.getB(), negative, t);
+  } else if (auto sub = v.getDefiningOp<flare::SubOp>()) {
+    collect(sub.getA(), negative, t);
+    collect(sub.getB(), !negative, t);
+  } else if (auto dot = v.getDefiningOp<flare::ContractOp>(); dot && dot.getOver() == Index::d && !negative) {
+    t.products.push_back(dot);
+  } else {
+    t.others.push_back({v, negative});
+  }
+}
+
+Value PairBody::sumOf(Terms &t) {
+  Value acc;
+  auto addVectors = [&] {
+    for (auto [v, negative] : t.vectors) {
+      Value x = vector(v);
+      if (negative && acc)
+        acc = tile::SubOp::create(inner, s.loc, pairType(s.f32()), acc, x);
+      else if (negative)
+        acc = tile::BroadcastOp::create(inner, s.loc, pairType(s.f32()), tile::NegOp::create(inner, s.loc, x.getType(), x));
+      else if (acc)
+        acc = tile::AddOp::create(inner, s.loc, pairType(s.f32()), acc, x);
+      else
+        acc = tile::BroadcastOp::create(inner, s.loc, pairType(s.f32()), x);
+    }
+  };
+  // As the product's initial accumulator vectors are free. In f32 they come after: x must have the bits that it had when
+  // its log-sum-exp was made, or the two don't cancel.
+  if (s.half || t.products.empty())
+    addVectors();
+  if (!t.products.empty()) {
+    SmallVector<Value> as, bs;
+    for (flare::ContractOp dot : t.products) {
+      Value x = dot.getA(), y = dot.getB();
+      auto fx = formsOf(x, s.half), fy = formsOf(y, s.half);
+      for (Form f : fx)
+        for (Form g : fy) {
+          if (f == Form::Low && g == Form::Low)
+            continue; // below the last bit kept
+          Value p = slice(x, {Role::Score, f}), q = slice(y, {Role::Score, g});
+          bool xIsRow = isTokens(x) == (s.rows == Index::n);
+          as.push_back(xIsRow ? p : q);
+          bs.push_back(xIsRow ? q : p);
+        }
+    }
+    acc = tile::ContractOp::create(inner, s.loc, pairType(s.f32()), as, bs, acc, Index::d);
+    if (!s.half)
+      addVectors();
+  }
+  for (auto [v, negative] : t.others) {
+    Value x = pair(v);
+    if (!acc)
+      acc = negative ? Value(tile::NegOp::create(inner, s.loc, x.getType(), x)) : x;
+    else if (negative)
+      acc = tile::SubOp::create(inner, s.loc, acc.getType(), acc, x);
+    else
+      acc = tile::AddOp::create(inner, s.loc, acc.getType(), acc, x);
+  }
+  return acc;
+}
+
+Value PairBody::pair(Value v) {
+  if (Value known = pairs.lookup(v))
+    return known;
+  Type t = pairType(s.f32());
+  Value r = TypeSwitch<Operation *, Value>(v.getDefiningOp())
+      .Case<flare::AddOp, flare::SubOp, flare::ContractOp>([&](auto) {
+        Terms terms;
+        collect(v, false, terms);
+        return sumOf(terms);
+      })
+      .Case([&](flare::MulOp op) {
+        auto operand = [&](Value x) { return isPair(x) ? pair(x) : vector(x); };
+        Value x = operand(op.getA()), y = operand(op.getB());
+        return tile::MulOp::create(inner, s.loc, t, x, y);
+      })
+      .Case([&](flare::NegOp op) { return tile::NegOp::create(inner, s.loc, t, pair(op.getA())); })
+      .Case([&](flare::Exp2Op op) {
+        // What pads the columns has x = 0. Unless what is subtracted is a padding too (0), 2^(0-a) may overflow.
+        Value x = pair(op.getA());
+        Value inside = op.getA();
+        if (auto scale = inside.getDefiningOp<flare::ScaleOp>())
+          inside = scale.getA();
+        if (auto sub = inside.getDefiningOp<flare::SubOp>(); sub && !isPair(sub.getB())) {
+          FlareTensorType a = typeOf(sub.getB());
+          if (s.cols == Index::n ? !a.getTokens() : !a.getLatents())
+            x = maskColumns(x, s.cols);
+          // Rows past the last token matter where rows are summed.
+          if (safe && s.rows == Index::n && !a.getTokens() && sumsRows())
+            x = maskRows(x);
+        }
+        return tile::Exp2Op::create(inner, s.loc, t, x);
+      })
+      .Case([&](flare::ScaleOp op) {
+        return tile::ScaleOp::create(inner, s.loc, t, pair(op.getA()), tokens[int(Role::Vector)]->scalar(op.getFactor()));
+      })
+      .Default([](Operation *) { return Value(); });
+  return pairs[v] = r;
+}
+
+Value PairBody::rounded(Value p) {
+  return s.half ? Value(tile::CastOp::create(inner, s.loc, pairType(s.half), p)) : p;
+}
+
+Value PairBody::summand(Value p) {
+  if (s.config.getSums() == "mma")
+    return cast<TileType>(p.getType()).getElement() == s.half ? p : rounded(p);
+  return cast<TileType>(p.getType()).getElement() == s.f32() ? p : Value(tile::CastOp::create(inner, s.loc, pairType(s.f32()), p));
+}
+
+bool PairBody::sumsRows() {
+  return llvm::any_of(region.front(), [&](Operation &op) { return reduces(&op) && overOf(&op) == s.rows; });
+}
+
+Value PairBody::maskRows(Value x) {
+  Value first = arith::AddIOp::create(inner, s.loc, arith::AddIOp::create(inner, s.loc, body->getArgument(0), s.n0), s.workerRow);
+  return tile::MaskOp::create(inner, s.loc, x.getType(), x, s.rows, first, Value(tile::TokensOp::create(inner, s.loc)),
+                              APFloat::getInf(APFloat::IEEEsingle(), true));
+}
+
+Value PairBody::maskColumns(Value x, Index over) {
+  if (over != s.cols)
+    return x;
+  Value first = body->getArgument(1), count;
+  if (over == Index::n) {
+    if (!safe)
+      return x; // full tiles only
+    first = arith::AddIOp::create(inner, s.loc, first, s.n0);
+    count = tile::TokensOp::create(inner, s.loc);
+  } else {
+    if (s.latents % tile::blockSize == 0)
+      return x;
+    count = arith::ConstantIndexOp::create(inner, s.loc, s.latents);
+  }
+  return tile::MaskOp::create(inner, s.loc, x.getType(), x, over, first, count,
+                              APFloat::getInf(APFloat::IEEEsingle(), true));
+}
+
+void PairBody::step(Operation *op, SmallVector<Value> &state) {
+  Location loc = s.loc;
+  if (auto attend = dyn_cast<flare::AttendOp>(op)) {
+    Index over = attend.getOver();
+    Value x = maskColumns(pair(attend.getX()), over);
+    Value out = state[0], sum = state[1];
+    if (safe) {
+      Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
+      Value reference = tile::MaxOp::create(inner, loc, state[2].getType(), state[2], max);
+      Value old = tile::SubOp::create(inner, loc, reference.getType(), state[2], reference);
+      if (!attend.getBase2())
+        old = tile::ScaleOp::create(inner, loc, old.getType(), old, log2eConstant());
+      Value shrink = tile::Exp2Op::create(inner, loc, reference.getType(), old);
+      out = tile::MulOp::create(inner, loc, out.getType(), out, shrink);
+      sum = tile::MulOp::create(inner, loc, sum.getType(), sum, shrink);
+      x = tile::SubOp::create(inner, loc, x.getType(), x, reference);
+      state[2] = reference;
+    }
+    if (!attend.getBase2())
+      x = tile::ScaleOp::create(inner, loc, x.getType(), x, log2eConstant());
+    // The sum is that of the weights as rounded, so that they add up to one.
+    Value e = rounded(tile::Exp2Op::create(inner, loc, x.getType(), x));
+    state[0] = tile::ContractOp::create(inner, loc, out.getType(), e, weight(attend.getV(), over), out, over);
+    state[1] = tile::SumOp::create(inner, loc, summand(e), sum, over);
+  } else if (addsUp(op)) {
+    Value p; // with a vector: the sum of their product
+    for (Value v : op->getOperands()) {
+      Value x = isPair(v) ? pair(v) : vector(v);
+      p = p ? Value(tile::MulOp::create(inner, loc, pairType(s.f32()), p, x)) : x;
+    }
+    state[0] = tile::SumOp::create(inner, loc, summand(p), state[0], overOf(op));
+  } else {
+    auto dot = cast<flare::ContractOp>(op);
+    Value p = isPair(dot.getA()) ? dot.getA() : dot.getB(), w = isPair(dot.getA()) ? dot.getB() : dot.getA();
+    Value rp = rounded(pair(p));
+    state[0] = tile::ContractOp::create(inner, loc, state[0].getType(), rp, weight(w, dot.getOver()), state[0],
+                                        dot.getOver());
+  }
+}

@@ -1,0 +1,70 @@
+// The body of `tile.pairs`: what is done with one block of 16 rows by 16 columns of pairs, in a fast or a safe version.
+#pragma once
+#include "passes/tiling/Kernel.h"
+
+namespace flarec::tiling {
+
+constexpr double log2e = 1.4426950408889634;
+
+struct PairBody {
+  SweepBuilder &s;
+  Region &region;
+  bool safe;
+  OpBuilder &b;          // in the stream's body, before the pairs op
+  Block *body;           // the pairs op's body
+  OpBuilder inner;       // in it
+  SmallVector<Value> ins, inits;
+  unsigned numIns = 0;
+  DenseMap<Value, Value> sliceOf;          // in (outside) → body argument
+  std::unique_ptr<Expressions> tokens[numRoles]; // rows = n: the worker's rows; rows = m: slices inside the body
+  DenseMap<std::pair<Value, int>, Value> formed;
+  DenseMap<Value, Value> pairs;
+
+  PairBody(SweepBuilder &s, Region &region, bool safe, OpBuilder &b);
+
+  Value addIn(Value v, TileType slice);
+
+  static TileType sliced(TileType t);
+
+  Value tokenLeaf(Value v);
+
+  /// The current block's slice of a value of tokens or of latents, for a use.
+  Value slice(Value v, Use use);
+  Value vector(Value v) { return slice(v, {Role::Vector, Form::Wide}); }
+  Value weight(Value v, Index over);
+
+  TileType pairType(Type e) { return s.tileOf(tile::blockSize, tile::blockSize, 0, e); }
+
+  //- Pairs as sums of contractions and vectors
+
+  struct Terms {
+    SmallVector<flare::ContractOp> products;
+    SmallVector<std::pair<Value, bool>> vectors; // negative?
+    SmallVector<std::pair<Value, bool>> others;  // other pairs
+  };
+  void collect(Value v, bool negative, Terms &t);
+
+  Value sumOf(Terms &t);
+
+  Value pair(Value v);
+
+  Value log2eConstant() { return arith::ConstantOp::create(inner, s.loc, inner.getF32FloatAttr(log2e)); }
+
+  Value rounded(Value p);
+  /// Pairs as `sums` wants them: 16 bits for the matrix instruction, f32 for additions.
+  Value summand(Value p);
+
+  //- Reductions
+
+  /// Does the region contract pairs over its rows?
+  bool sumsRows();
+
+  Value maskRows(Value x);
+
+  Value maskColumns(Value x, Index over);
+
+  /// Emits the reduction's step in the body; `state` are the body's arguments, replaced by what is yielded.
+  void step(Operation *op, SmallVector<Value> &state);
+};
+
+} // namespace flarec::tiling

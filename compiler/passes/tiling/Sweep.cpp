@@ -1,0 +1,189 @@
+// Questions about a sweep's ops.
+#include "passes/tiling/Sweep.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "llvm/ADT/DenseSet.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace flarec;
+using namespace flarec::tiling;
+
+bool tiling::isStored(Value v) {
+  return typeOf(v) && (isa<BlockArgument>(v) || v.getDefiningOp<flare::SweepOp>() ||
+                       llvm::any_of(v.getUsers(), [](Operation *u) { return isa<func::ReturnOp>(u); }));
+}
+
+Index tiling::overOf(Operation *op) {
+  return TypeSwitch<Operation *, Index>(op)
+      .Case<flare::ContractOp, flare::SumOp, flare::AttendOp>([](auto o) { return o.getOver(); })
+      .Default([](auto) { return Index::d; });
+}
+
+bool tiling::reduces(Operation *op) {
+  return isa<flare::ContractOp, flare::SumOp, flare::AttendOp>(op) && overOf(op) != Index::d &&
+         llvm::any_of(op->getOperands(), [](Value v) { return isPair(v); });
+}
+
+bool tiling::addsUp(Operation *op) {
+  return reduces(op) && !isa<flare::AttendOp>(op) && !typeOf(op->getResult(0)).getChannels();
+}
+
+SmallVector<Operation *> tiling::carriedReductions(Region &region) {
+  SmallVector<Operation *> r;
+  for (Value v : region.front().getTerminator()->getOperands())
+    if (Operation *op = v.getDefiningOp(); op && reduces(op) && overOf(op) == Index::n && !llvm::is_contained(r, op))
+      r.push_back(op);
+  return r;
+}
+
+llvm::SetVector<Value> tiling::tokensRead(flare::SweepOp sweep) {
+  llvm::SetVector<Value> r;
+  for (Region &region : sweep->getRegions())
+    region.walk([&](Operation *op) {
+      for (Value v : op->getOperands())
+        if (isTokens(v) && isStored(v))
+          r.insert(v);
+    });
+  return r;
+}
+
+int64_t tiling::latentsOf(flare::SweepOp sweep) {
+  int64_t latents = 0;
+  sweep->walk([&](Operation *op) {
+    for (Value v : op->getOperands())
+      if (typeOf(v) && typeOf(v).getLatents())
+        latents = typeOf(v).getLatents();
+  });
+  return latents;
+}
+
+Type tiling::halfOf(flare::SweepOp sweep, bool host) {
+  Type half;
+  for (Value t : tokensRead(sweep))
+    if (Type e = typeOf(t).getElement(); !e.isF32() && !host)
+      half = e;
+  return half;
+}
+
+FailureOr<SmallVector<std::pair<Value, Value>>> tiling::guarded(Region &fast) {
+  SmallVector<std::pair<Value, Value>> r;
+  bool ok = true;
+  fast.walk([&](Operation *op) {
+    Value x;
+    if (auto attend = dyn_cast<flare::AttendOp>(op))
+      x = attend.getX();
+    else if (auto e = dyn_cast<flare::Exp2Op>(op); e && isPair(e)) {
+      x = e.getA();
+      if (auto scale = x.getDefiningOp<flare::ScaleOp>())
+        x = scale.getA();
+      if (!x.getDefiningOp<flare::ContractOp>())
+        x = {};
+    }
+    if (!x)
+      return;
+    auto dot = x.getDefiningOp<flare::ContractOp>();
+    if (!dot || dot.getOver() != Index::d) {
+      ok = false;
+      return;
+    }
+    Value lat = isLatents(dot.getA()) ? dot.getA() : dot.getB(), tok = isLatents(dot.getA()) ? dot.getB() : dot.getA();
+    if (!isStored(tok))
+      ok = false;
+    Value base = lat;
+    if (auto s = base.getDefiningOp<flare::ScaleOp>())
+      base = s.getA();
+    if (!isStored(base))
+      ok = false;
+    if (!llvm::is_contained(r, std::pair(lat, tok)))
+      r.push_back({lat, tok});
+  });
+  if (!ok)
+    return failure();
+  return r;
+}
+
+bool tiling::isRounded(Value v, Type half) {
+  if (!half || !isLatents(v) || formsOf(v, half).size() != 1)
+    return false;
+  return llvm::any_of(v.getUsers(), [&](Operation *u) {
+    auto dot = dyn_cast<flare::ContractOp>(u);
+    return dot && (isPair(dot.getOut()) || isPair(dot.getA()) || isPair(dot.getB()));
+  });
+}
+
+SmallVector<Form> tiling::formsOf(Value v, Type half) {
+  if (!half)
+    return {Form::Wide};
+  Operation *op = v.getDefiningOp();
+  auto stored16 = [&](Value x) { return isStored(x) && !typeOf(x).getElement().isF32(); };
+  if (op && isa<flare::ScaleOp, flare::MulOp>(op) &&
+      llvm::any_of(op->getOperands(), [&](Value x) { return typeOf(x) && stored16(x); }))
+    return {Form::High, Form::Low};
+  return {Form::Round};
+}
+
+bool tiling::isVersioned(flare::SweepOp sweep) {
+  bool attends = false;
+  sweep.getFast().walk([&](flare::AttendOp) { attends = true; });
+  return attends || sweep.hasSafeBody();
+}
+
+namespace {
+/// Follows pairs from the reductions that consume them to their operands.
+struct OperandWalk {
+  Type half;
+  SmallVector<std::pair<Value, Use>> found;
+  DenseSet<std::pair<Value, int>> known;
+  DenseSet<Value> seen;
+
+  void use(Value v, Role role, Form form) {
+    Use u{role, form};
+    if (isLatents(v) && known.insert({v, u.key()}).second)
+      found.push_back({v, u});
+  }
+  void pair(Value v) {
+    if (!isPair(v))
+      return use(v, Role::Vector, Form::Wide);
+    if (!seen.insert(v).second)
+      return;
+    Operation *op = v.getDefiningOp();
+    if (auto dot = dyn_cast<flare::ContractOp>(op)) { // over d: scores
+      for (Value x : {dot.getA(), dot.getB()})
+        for (Form f : formsOf(x, half))
+          use(x, Role::Score, f);
+      return;
+    }
+    for (Value o : op->getOperands())
+      if (typeOf(o))
+        pair(o);
+  }
+  void reduction(Operation *op) {
+    // With rows = n columns are latents, so a weight of latents is one of columns.
+    auto weight = [&](Value w) { use(w, Role::ColumnWeight, half ? Form::Round : Form::Wide); };
+    if (auto attend = dyn_cast<flare::AttendOp>(op)) {
+      pair(attend.getX());
+      weight(attend.getV());
+    } else {
+      for (Value o : op->getOperands())
+        isPair(o) ? pair(o) : addsUp(op) ? use(o, Role::Vector, Form::Wide) : weight(o);
+    }
+  }
+};
+} // namespace
+
+SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, Type half) {
+  bool versioned = isVersioned(sweep);
+  auto guards = guarded(sweep.getFast());
+  bool hasGuards = succeeded(guards) && !guards->empty();
+  Region &fast = sweep.getFast(), &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
+  SmallVector<Region *> emitted;
+  if (!versioned || hasGuards)
+    emitted.push_back(&fast);
+  if (versioned && !llvm::is_contained(emitted, &safe))
+    emitted.push_back(&safe);
+  OperandWalk walk{half, {}, {}, {}};
+  for (Region *r : emitted)
+    for (Operation &op : r->front())
+      if (reduces(&op))
+        walk.reduction(&op);
+  return walk.found;
+}

@@ -1,0 +1,68 @@
+// What a sweep needs, read off its ops before anything is lowered: which tokens it reads, what it reduces, in which forms its
+// operands enter matrix instructions, which norms bound its scores. Pure questions; nothing here builds IR.
+#pragma once
+#include "flare/Flare.h"
+#include "tile/Tile.h"
+#include "llvm/ADT/SetVector.h"
+
+namespace flarec::tiling {
+using namespace mlir;
+using flare::FlareTensorType;
+using flare::Index;
+using tile::TileType;
+
+inline FlareTensorType typeOf(Value v) { return dyn_cast<FlareTensorType>(v.getType()); }
+inline bool isTokens(Value v) { return typeOf(v) && typeOf(v).getTokens() && !typeOf(v).isPair(); }
+inline bool isPair(Value v) { return typeOf(v) && typeOf(v).isPair(); }
+inline bool isLatents(Value v) { return typeOf(v) && typeOf(v).getLatents() && !typeOf(v).getTokens(); }
+/// Channels as fragments have them: a multiple of 8, the K of the smallest matrix instruction.
+/// On the host: a power of two, at least a quarter of a vector.
+inline int64_t padded(int64_t d, bool host) { return host ? std::max<int64_t>(4, llvm::PowerOf2Ceil(d)) : (d + 7) / 8 * 8; }
+inline int64_t blocks(int64_t n) { return (n + tile::blockSize - 1) / tile::blockSize; }
+
+/// How an operand is made from its value: f32, rounded to 16 bits, or one of the two addends of a split.
+enum class Form { Wide, Round, High, Low };
+/// Where it goes, which decides its layout: into scores (contracted over d), into a contraction of pairs with
+/// columns or rows, or elementwise into pairs.
+enum class Role { Score, ColumnWeight, RowWeight, Vector };
+constexpr int numRoles = 4;
+struct Use {
+  Role role;
+  Form form;
+  int key() const { return int(role) * 4 + int(form); }
+};
+
+/// Is v a tensor in memory: an argument, a sweep's result, or what the function returns?
+bool isStored(Value v);
+
+/// The index that a contraction, sum or attention runs over; d for other ops.
+Index overOf(Operation *op);
+/// Does op reduce pairs?
+bool reduces(Operation *op);
+/// Is it, of these, a sum of numbers: `flare.sum`, or a contraction with a vector, which no matrix instruction makes?
+bool addsUp(Operation *op);
+/// Reductions over tokens in the order in which they are yielded.
+SmallVector<Operation *> carriedReductions(Region &region);
+
+/// Stored token tensors that a sweep reads, in order of first use.
+llvm::SetVector<Value> tokensRead(flare::SweepOp sweep);
+/// The number of latents; 0 where a sweep has none.
+int64_t latentsOf(flare::SweepOp sweep);
+/// The 16-bit type of its operands, or null: f32 operands.
+Type halfOf(flare::SweepOp sweep, bool host);
+
+/// The norm bound of all scores that a fast body exponentiates: pairs of (latent operand, token operand).
+FailureOr<SmallVector<std::pair<Value, Value>>> guarded(Region &fast);
+
+/// Is there a fast version for bounded scores? Without guards only the safe one is emitted.
+bool isVersioned(flare::SweepOp sweep);
+
+/// Is v a latent value that enters a contraction of pairs rounded to 16 bits?
+bool isRounded(Value v, Type half);
+/// 16-bit values scaled by an f32 number would lose in rounding what storing them kept: two addends.
+SmallVector<Form> formsOf(Value v, Type half);
+
+/// The latent operands, each in every form and place in which the versions that are emitted meet it. With rows = n these are
+/// parked: one stash entry each.
+SmallVector<std::pair<Value, Use>> latentOperands(flare::SweepOp sweep, Type half);
+} // namespace flarec::tiling

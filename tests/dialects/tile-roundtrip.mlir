@@ -1,0 +1,28 @@
+// Types and attributes of the dialect print as they are read, in the custom and in the generic form. The ops: the examples in TileOps.td,
+// which tests/dialects/examples.py sends there and back.
+// RUN: flare-opt %s | flare-opt | FileCheck %s
+// RUN: flare-opt %s --mlir-print-op-generic | flare-opt | FileCheck %s
+
+// CHECK: func.func private @types(!tile.tile<n=16, m=16, f32>, !tile.tile<m=32, d=8, bf16>, !tile.tile<d=4, f16>, !tile.stage<n=64, d=8, bf16>, !tile.stage<n=64, f32>, !tile.stash<m=128, d=8, bf16>, !tile.stash<m=16, f32>)
+func.func private @types(!tile.tile<n=16, m=16, f32>, !tile.tile<m=32, d=8, bf16>, !tile.tile<d=4, f16>, !tile.stage<n=64, d=8, bf16>, !tile.stage<n=64, f32>, !tile.stash<m=128, d=8, bf16>, !tile.stash<m=16, f32>)
+
+// CHECK: func.func private @layouts(!tile.tile<n=16, m=16, f32, #tile.layout<reg [n1, m8, n8], lane [n2, n4, m1, m2, m4]>>, !tile.tile<m=16, f32, #tile.layout<reg [0, m8], lane [0, 0, m1, m2, m4]>>, !tile.tile<d=8, f32, #tile.layout<reg [], lane []>>)
+func.func private @layouts(!tile.tile<n=16, m=16, f32, #tile.layout<reg [n1, m8, n8], lane [n2, n4, m1, m2, m4]>>, !tile.tile<m=16, f32, #tile.layout<reg [0, m8], lane [0, 0, m1, m2, m4]>>, !tile.tile<d=8, f32, #tile.layout<reg [], lane []>>)
+
+// CHECK: func.func private @config() attributes {c = #tile.config<rows = n, tile = 96, heads = 3, row_groups = 1, workers = 2, worker_rows = 48, stages = 4, unroll = 2, blocks = 264, sums = "add", exp = "poly3:4", park = "none", min_blocks = 3>}
+func.func private @config() attributes {c = #tile.config<rows = n, tile = 96, heads = 3, row_groups = 1, workers = 2, worker_rows = 48, stages = 4, unroll = 2, blocks = 264, sums = "add", exp = "poly3:4", park = "none", min_blocks = 3>}
+
+// Nothing read, nothing carried.
+// CHECK: tile.stream(%{{.*}}) init() tile 16 : (!flare.tensor<n, d=8, f32>), () -> ()
+// CHECK: tile.pairs rows n unroll 0 ins() init() : (), () -> ()
+func.func @empty(%k: !flare.tensor<n, d=8, f32>) {
+  tile.stream (%k) init () tile 16 : (!flare.tensor<n, d=8, f32>), () -> () {
+  ^bb0(%n0: index, %s: !tile.stage<n=16, d=8, f32>):
+    tile.pairs rows n unroll 0 ins () init () : (), () -> () {
+    ^bb0(%i: index, %j: index):
+      tile.yield
+    }
+    tile.yield
+  }
+  return
+}
