@@ -80,7 +80,8 @@ void KernelLowering::lowerBlock(Block &block) {
   for (Operation &op : block.without_terminator()) {
     if (failed(status))
       return;
-    lower(&op);
+    if (!hoisted.contains(&op))
+      lower(&op);
   }
 }
 

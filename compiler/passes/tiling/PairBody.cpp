@@ -48,7 +48,13 @@ Value PairBody::slice(Value v, Use use) {
     return known;
   Value r;
   if (isLatents(v)) {
-    Value operand = s.latentOperand(v, use);
+    Value operand;
+    if (late[0] && !s.operands.contains({v, use.key()})) {
+      Expressions &e = *late[int(use.role)];
+      operand = s.toForm(e.b, e.eval(v), use.form);
+    } else {
+      operand = s.latentOperand(v, use);
+    }
     auto stash = dyn_cast<tile::StashType>(operand.getType());
     r = addIn(operand, stash ? s.tileOf(0, tile::blockSize, stash.getD(), stash.getElement())
                              : sliced(cast<TileType>(operand.getType())));
@@ -84,6 +90,31 @@ void PairBody::collect(Value v, bool negative, Terms &t) {
   }
 }
 
+// Two 16-bit addends hold s·q to 2^-17 of its size, which is little where scores are thousands. Without a bound on them the product is
+// one with q itself, exact but for the sum's rounding, and s comes after.
+Value PairBody::scaledProduct(Value x, Value y) {
+  SmallVector<Value> factors;
+  for (Value *v : {&x, &y})
+    if (auto scaled = scaledStored(*v, s.half)) {
+      *v = scaled->stored;
+      factors.push_back(scaled->factor);
+    }
+  SmallVector<Value> as, bs;
+  for (Form f : formsOf(x, s.half))
+    for (Form g : formsOf(y, s.half)) {
+      if (f == Form::Low && g == Form::Low)
+        continue;
+      Value p = slice(x, {Role::Score, f}), q = slice(y, {Role::Score, g});
+      bool xIsRow = isTokens(x) == (s.rows == Index::n);
+      as.push_back(xIsRow ? p : q);
+      bs.push_back(xIsRow ? q : p);
+    }
+  Value r = tile::ContractOp::create(inner, s.loc, pairType(s.f32()), as, bs, Value(), Index::d);
+  for (Value f : factors)
+    r = tile::ScaleOp::create(inner, s.loc, r.getType(), r, tokens[int(Role::Vector)]->scalar(f));
+  return r;
+}
+
 Value PairBody::sumOf(Terms &t) {
   Value acc;
   auto addVectors = [&] {
@@ -105,8 +136,13 @@ Value PairBody::sumOf(Terms &t) {
     addVectors();
   if (!t.products.empty()) {
     SmallVector<Value> as, bs;
+    SmallVector<Value> scaled;
     for (flare::ContractOp dot : t.products) {
       Value x = dot.getA(), y = dot.getB();
+      if (safe && (scaledStored(x, s.half) || scaledStored(y, s.half))) {
+        scaled.push_back(scaledProduct(x, y));
+        continue;
+      }
       auto fx = formsOf(x, s.half), fy = formsOf(y, s.half);
       for (Form f : fx)
         for (Form g : fy) {
@@ -118,7 +154,10 @@ Value PairBody::sumOf(Terms &t) {
           bs.push_back(xIsRow ? q : p);
         }
     }
-    acc = tile::ContractOp::create(inner, s.loc, pairType(s.f32()), as, bs, acc, Index::d);
+    if (!as.empty())
+      acc = tile::ContractOp::create(inner, s.loc, pairType(s.f32()), as, bs, acc, Index::d);
+    for (Value x : scaled)
+      acc = acc ? Value(tile::AddOp::create(inner, s.loc, x.getType(), x, acc)) : x;
     if (!s.half)
       addVectors();
   }

@@ -121,6 +121,13 @@ SmallVector<Form> tiling::formsOf(Value v, Type half) {
   return {Form::Round};
 }
 
+std::optional<Scaled> tiling::scaledStored(Value v, Type half) {
+  auto scale = v.getDefiningOp<flare::ScaleOp>();
+  if (!half || !scale || !isStored(scale.getA()) || typeOf(scale.getA()).getElement() != half)
+    return std::nullopt;
+  return Scaled{scale.getA(), scale.getFactor()};
+}
+
 bool tiling::isVersioned(flare::SweepOp sweep) {
   bool attends = false;
   sweep.getFast().walk([&](flare::AttendOp) { attends = true; });
@@ -131,6 +138,7 @@ namespace {
 /// Follows pairs from the reductions that consume them to their operands.
 struct OperandWalk {
   Type half;
+  bool safe = false;
   SmallVector<std::pair<Value, Use>> found;
   DenseSet<std::pair<Value, int>> known;
   DenseSet<Value> seen;
@@ -147,9 +155,14 @@ struct OperandWalk {
       return;
     Operation *op = v.getDefiningOp();
     if (auto dot = dyn_cast<flare::ContractOp>(op)) { // over d: scores
-      for (Value x : {dot.getA(), dot.getB()})
+      for (Value x : {dot.getA(), dot.getB()}) {
+        if (auto scaled = scaledStored(x, half); scaled && safe) {
+          use(scaled->stored, Role::Score, Form::Round);
+          continue;
+        }
         for (Form f : formsOf(x, half))
           use(x, Role::Score, f);
+      }
       return;
     }
     for (Value o : op->getOperands())
@@ -175,15 +188,18 @@ SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, 
   auto guards = guarded(sweep.getFast());
   bool hasGuards = succeeded(guards) && !guards->empty();
   Region &fast = sweep.getFast(), &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
-  SmallVector<Region *> emitted;
+  SmallVector<std::pair<Region *, bool>> emitted; // is it emitted as a safe version?
   if (!versioned || hasGuards)
-    emitted.push_back(&fast);
-  if (versioned && !llvm::is_contained(emitted, &safe))
-    emitted.push_back(&safe);
-  OperandWalk walk{half, {}, {}, {}};
-  for (Region *r : emitted)
+    emitted.push_back({&fast, !versioned});
+  if (versioned)
+    emitted.push_back({&safe, true});
+  OperandWalk walk{half, false, {}, {}, {}};
+  for (auto [r, isSafe] : emitted) {
+    walk.safe = isSafe;
+    walk.seen.clear();
     for (Operation &op : r->front())
       if (reduces(&op))
         walk.reduction(&op);
+  }
   return walk.found;
 }

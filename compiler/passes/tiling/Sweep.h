@@ -62,6 +62,12 @@ bool isRounded(Value v, Type half);
 /// 16-bit values scaled by an f32 number would lose in rounding what storing them kept: two addends.
 SmallVector<Form> formsOf(Value v, Type half);
 
+/// An operand s·t with t stored in 16 bits: products with t alone are exact, and s is a factor of the sum.
+struct Scaled {
+  Value stored, factor;
+};
+std::optional<Scaled> scaledStored(Value v, Type half);
+
 /// The latent operands, each in every form and place in which the versions that are emitted meet it. With rows = n these are
 /// parked: one stash entry each.
 SmallVector<std::pair<Value, Use>> latentOperands(flare::SweepOp sweep, Type half);
