@@ -134,7 +134,30 @@ struct Rules {
     });
     if (what)
       why << "it makes or reads " << type << what;
-    return !what;
+    else if (nested())
+      why << "it contracts pairs with, or makes them of, what other pairs were contracted to in the same sweep, and a kernel meets each block of "
+             "pairs once; put the two into functions of their own";
+    else
+      return true;
+    return false;
+  }
+
+  /// Does a reduction of pairs need the result of another one in the sweep?
+  bool nested() {
+    bool found = false;
+    sweep->walk([&](Operation *op) {
+      if (!reduces(op))
+        return;
+      SmallVector<Operation *> work{op};
+      DenseSet<Operation *> seen;
+      while (!work.empty())
+        for (Value v : work.pop_back_val()->getOperands())
+          if (Operation *d = v.getDefiningOp(); d && d->getParentOp() == sweep && seen.insert(d).second) {
+            found |= reduces(d);
+            work.push_back(d);
+          }
+    });
+    return found;
   }
 
   /// Sizes and types that kernels take.

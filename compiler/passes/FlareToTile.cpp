@@ -122,10 +122,13 @@ struct ProgramBuilder {
       if (failed(buildMerge(b, s, sweep, partials[s], ret)))
         return failure();
     }
+    if (failed(storage.status))
+      return failure();
     func.erase();
     return success();
   }
 
+  /// Is a sweep's latent result read by a later sweep, or its merge?
   bool isReadLater(Value v) {
     SmallVector<Value> work{v};
     DenseSet<Value> seen;
@@ -134,9 +137,12 @@ struct ProgramBuilder {
       for (Operation *u : x.getUsers()) {
         if (u->getParentOfType<flare::SweepOp>())
           return true;
-        for (Value r : u->getResults())
+        for (Value r : u->getResults()) {
+          if (lastSweep(r) != v.getDefiningOp())
+            return true; // by another sweep's merge
           if (seen.insert(r).second)
             work.push_back(r);
+        }
       }
     }
     return false;

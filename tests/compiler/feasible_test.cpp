@@ -220,6 +220,12 @@ const Hopeless hopeless[] = {
        %r = flare.contract %x, %x over n : !flare.tensor<n, m=4, f32>, !flare.tensor<n, m=4, f32>
        return %r : !flare.tensor<m=4, f32> })",
      "by contracting two pair values; multiply them with flare.mul and add up with flare.sum"},
+    {"host", R"(func.func @f(%k: !flare.tensor<n, d=8, f32>, %q: !flare.tensor<m=4, d=8, f32>) -> !flare.tensor<m=4, d=8, f32> {
+       %x = flare.contract %k, %q over d : !flare.tensor<n, d=8, f32>, !flare.tensor<m=4, d=8, f32>
+       %y = flare.contract %x, %q over m : !flare.tensor<n, m=4, f32>, !flare.tensor<m=4, d=8, f32>
+       %r = flare.contract %x, %y over n : !flare.tensor<n, m=4, f32>, !flare.tensor<n, d=8, f32>
+       return %r : !flare.tensor<m=4, d=8, f32> })",
+     "a kernel meets each block of pairs once"},
 };
 
 TEST(Feasible, WhatNoConfigurationHelps) {

@@ -20,6 +20,7 @@ import math
 import os
 import random
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -31,6 +32,7 @@ parser.add_argument("--compiler", required=True, help="libflarec_compiler.so")
 parser.add_argument("--seed", type=int, default=None, help="of the first case; those after it count up")
 parser.add_argument("--cases", type=int, default=10**9)
 parser.add_argument("--seconds", type=float, default=6)
+parser.add_argument("--case-seconds", type=int, default=100, help="a case that takes longer is wrong")
 parser.add_argument("--ptxas", help="assemble every fifth GPU artefact with it")
 parser.add_argument("--targets", default="host,sm_90a")
 parser.add_argument("--verbose", action="store_true")
@@ -349,6 +351,7 @@ def run(seed, number):
     child = os.fork()
     if not child:
         os.close(reader)
+        signal.alarm(OPTIONS.case_seconds)
         try:
             manifest, more = compile_case(case)
             outcome = "refused " + more.splitlines()[-1] if manifest is None else "right"
@@ -370,7 +373,7 @@ def run(seed, number):
         outcome = f.read().decode()
     _, status = os.waitpid(child, 0)
     if status:
-        outcome = f"wrong the compiler or a kernel died: status {status}"
+        outcome = f"wrong the compiler or a kernel died or took too long: status {status}"
     verdict = outcome.split(" ", 1)[0]
     if OPTIONS.verbose or verdict == "wrong":
         print(f"seed {seed}: {what}\n  {outcome}", flush=True)

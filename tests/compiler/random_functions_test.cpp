@@ -200,6 +200,47 @@ TEST_P(RandomFunction, GradientsAndPasses) {
   EXPECT_GT(checked, 15); // else the generator has become too timid
 }
 
+/// To a GPU's code in the LLVM dialect, and to the host's tiles, or a reason why not.
+TEST_P(RandomFunction, LowersOrSaysWhyNot) {
+  std::map<std::string, int> reasons;
+  int lowered = 0;
+  for (int seed = GetParam() * 50; seed < GetParam() * 50 + 50; ++seed) {
+    Generator g;
+    g.rng.seed(seed);
+    Program p = g.make();
+    if (!p)
+      continue;
+    std::string wanted = differentiable(p);
+    for (std::string target : {"host", "sm_90a"}) {
+      SCOPED_TRACE("seed " + std::to_string(seed) + ", " + target);
+      Program d = p.clone();
+      std::string why;
+      ScopedDiagnosticHandler handler(&context(), [&](Diagnostic &diagnostic) {
+        why += diagnostic.str() + "\n";
+        return success();
+      });
+      std::string o = "{target=" + target + "}";
+      std::string planned = "flare-differentiate{wanted=" + wanted + "},flare-expand,flare-to-base-2,flare-simplify,flare-plan-sweeps" + o +
+                            ",flare-share-exponentials{wide=false}";
+      ASSERT_TRUE(d.tries(planned)) << why << p.text();
+      std::string text = d.text();
+      if (d.tries("flare-configure" + o + ",flare-to-tile" + o + ",tile-assign-layouts" + o + ",cse" + (target == "host" ? "" : ",tile-to-nvvm" + o)))
+        ++lowered;
+      else {
+        EXPECT_FALSE(why.empty()) << text;
+        // Reasons that a person can act on; what only a later pass notices is a gap in the earlier ones.
+        EXPECT_TRUE(why.find("the heuristic finds no configuration: ") != std::string::npos || why.find("each value once") != std::string::npos ||
+                    why.find("depends on no tokens") != std::string::npos || why.find("depends on tokens") != std::string::npos ||
+                    why.find("without tokens or latents") != std::string::npos || why.find("no kernel computes") != std::string::npos)
+            << why << text;
+      }
+      if (HasFailure())
+        return;
+    }
+  }
+  EXPECT_GT(lowered, 20);
+}
+
 /// Fifty functions each; FLAREC_TEST_BATCHES asks for more (a thousand take a minute).
 int batches() {
   const char *e = std::getenv("FLAREC_TEST_BATCHES");

@@ -12,6 +12,7 @@ struct Storage {
   Storage() {}
   DenseMap<Value, Value> tensor;  // flare value → program argument
   DenseMap<Value, Value> numbers; // f32 function argument → program argument
+  mutable LogicalResult status = success(); // failed: an expression has no form on tiles, and that was said
 };
 
 /// Evaluates flare expressions on tiles. `leaf` gives the tile of a stored value.
@@ -79,7 +80,10 @@ struct Expressions {
   Value compute(Value v) {
     if (Value t = leaf(v))
       return t;
-    return TypeSwitch<Operation *, Value>(v.getDefiningOp())
+    Operation *op = v.getDefiningOp();
+    if (!op || (isa<flare::ContractOp, flare::SumOp>(op) && overOf(op) != Index::d))
+      return unknown(v);
+    return TypeSwitch<Operation *, Value>(op)
         .Case([&](flare::AddOp op) { return binary<tile::AddOp>(eval(op.getA()), eval(op.getB())); })
         .Case([&](flare::SubOp op) { return binary<tile::SubOp>(eval(op.getA()), eval(op.getB())); })
         .Case([&](flare::MulOp op) { return binary<tile::MulOp>(eval(op.getA()), eval(op.getB())); })
@@ -98,7 +102,16 @@ struct Expressions {
           return reduceChannels(binary<tile::MulOp>(asOperand(op.getA()), asOperand(op.getB())));
         })
         .Case([&](flare::SumOp op) { return reduceChannels(eval(op.getA())); })
-        .Default([](Operation *) { return Value(); });
+        .Default([&](Operation *) { return unknown(v); });
+  }
+
+  /// What no tile op makes: an error, and some tile to go on with.
+  Value unknown(Value v) {
+    Operation *op = v.getDefiningOp() ? v.getDefiningOp() : v.getParentBlock()->getParentOp();
+    if (succeeded(storage.status))
+      storage.status = op->emitError() << "no kernel computes " << v.getType() << " this way: values of tokens or of latents alone are made elementwise, and by contractions "
+                                          "and sums over d";
+    return tile::ConstantOp::create(b, loc, TileType::get(b.getContext(), 0, tile::blockSize, 8, f32(), {}), b.getF32FloatAttr(0));
   }
 };
 
