@@ -187,11 +187,18 @@ void KernelLowering::scores(tile::ContractOp op) {
   tiles[op.getOut()] = sum;
 }
 
+/// acc + Σ_c p[c]·column[c], the step's sum first: so sums of hundreds of columns are of short ones, and steps wait for one another no longer than an addition.
 void KernelLowering::contractColumns(tile::ContractOp op) {
   Registers p = registers(op.getA().front()), acc = registers(op.getAcc());
-  for (int64_t c = 0; c < width; ++c)
-    for (int64_t d = 0; d < int64_t(acc.size()); ++d)
-      acc[d] = fma(column(op.getB().front(), c, d), p[c], acc[d]);
+  const int64_t chains = std::min<int64_t>(4, acc.size()); // at once: registers are scarce here
+  for (int64_t first = 0; first < int64_t(acc.size()); first += chains) {
+    Registers sum(chains);
+    for (int64_t c = 0; c < width; ++c)
+      for (int64_t d = 0; d < chains; ++d)
+        sum[d] = fma(column(op.getB().front(), c, first + d), p[c], sum[d]);
+    for (int64_t d = 0; d < chains; ++d)
+      acc[first + d] = fadd(acc[first + d], sum[d]);
+  }
   tiles[op.getOut()] = acc;
 }
 
