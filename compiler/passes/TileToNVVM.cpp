@@ -80,8 +80,7 @@ void KernelLowering::lowerBlock(Block &block) {
   for (Operation &op : block.without_terminator()) {
     if (failed(status))
       return;
-    if (!hoisted.contains(&op))
-      lower(&op);
+    lower(&op);
   }
 }
 

@@ -11,8 +11,8 @@
 // CHECK-SAME: role = "workspace", sweep = 0
 
 // CHECK: tile.kernel @[[SWEEP:.*]] "sweep" sweep 0 config <rows = m, tile = 64,
-// Latents in split precision: s·q = hi + lo share the matrix instruction's K.
-// CHECK: %[[HI:.*]], %[[LO:.*]] = tile.split %{{.*}} : <m=16, d=8, f32> -> <m=16, d=8, bf16>, <m=16, d=8, bf16>
+// Latents as they are stored: the scale comes after the product, which is exact that way.
+// CHECK: %[[Q:.*]] = tile.cast %{{.*}} : <m=16, d=8, f32> -> <m=16, d=8, bf16>
 // CHECK: tile.stream(%{{.*}}) init({{.*}}) tile 64
 // The range condition, decided for the tile before its exponentials; NaN answers no.
 // CHECK: %[[OK:.*]] = tile.bounded %{{.*}} limit 6.000000e+01
@@ -23,6 +23,7 @@
 // CHECK-NOT: tile.mask
 // CHECK-NOT: tile.max
 // CHECK: tile.contract({{.*}}) over d
+// CHECK-NEXT: tile.scale
 // CHECK-NEXT: tile.exp2
 // CHECK: tile.contract({{.*}}) over n into
 // CHECK: tile.yield

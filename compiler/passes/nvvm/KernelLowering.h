@@ -67,7 +67,6 @@ struct KernelLowering : Emit {
   Value lane, thread, worker, headInBlock, head, headIsReal, firstHead, batch, split, rowGroup;
   Value shared;
   int64_t stashHeadBytes = 0, sharedBytes = 0;
-  SmallPtrSet<Operation *, 8> hoisted; // out of the loop that they stand in, lowered already
   LogicalResult status = success();
 
   KernelLowering(OpBuilder builder, Location loc, tile::ProgramOp program, tile::KernelOp kernel, bool aligned)

@@ -237,16 +237,6 @@ void KernelLowering::emit(tile::StreamOp op) {
       return number(branch.getCondition());
     };
     loop(bounded, *branch.thenBlock(), yielded(branch.thenBlock()));
-    // Latent operands that the safe loop alone needs are the same for all its tiles.
-    for (Operation &o : branch.elseBlock()->without_terminator()) {
-      bool same = isa<tile::LoadOp, tile::CastOp, tile::ScaleOp, tile::SplitOp>(o) && llvm::all_of(o.getOperands(), [&](Value v) {
-        return hoisted.contains(v.getDefiningOp()) || !op.getRegion().isAncestor(v.getParentRegion());
-      });
-      if (same && succeeded(status)) {
-        lower(&o);
-        hoisted.insert(&o);
-      }
-    }
     if (succeeded(status))
       loop(nullptr, *branch.elseBlock(), yielded(branch.elseBlock()));
   } else {

@@ -88,11 +88,8 @@ SmallVector<Value> SweepBuilder::initialState(Operation *op) {
   return r;
 }
 
-SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRange carried, bool rare) {
+SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRange carried) {
   PairBody v(*this, region, safe, b);
-  if (rare && rows == Index::m)
-    for (auto &e : v.late)
-      e = std::make_unique<Expressions>(expressions(b, [this](Value x) { return latentLeaf(b, x, origin, rowCount()); }));
   for (auto &e : v.tokens)
     e = std::make_unique<Expressions>(expressions(rows == Index::n ? b : v.inner, [&](Value x) { return v.tokenLeaf(x); }));
 
@@ -278,7 +275,7 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
         Block *branch = isSafe ? ifOp.elseBlock() : ifOp.thenBlock();
         branch->clear(); // an implicit terminator, where there are no results
         b.setInsertionPointToEnd(branch);
-        auto r = emitVersion(isSafe ? safe : fast, isSafe, ArrayRef(carried).drop_back(), isSafe);
+        auto r = emitVersion(isSafe ? safe : fast, isSafe, ArrayRef(carried).drop_back());
         scf::YieldOp::create(b, loc, r);
       }
       llvm::append_range(yields, ifOp.getResults());

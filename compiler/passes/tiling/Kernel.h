@@ -58,7 +58,7 @@ struct SweepBuilder {
   SmallVector<Value> initialState(Operation *op);
 
   /// Emits one version of the work on a staged tile; returns the carried state after it. Maps are stored.
-  SmallVector<Value> emitVersion(Region &region, bool safe, ValueRange carried, bool rare = false);
+  SmallVector<Value> emitVersion(Region &region, bool safe, ValueRange carried);
 
   /// Builds the whole kernel; `partials` holds the workspace tensors of each carried reduction's state.
   LogicalResult build(ArrayRef<Value> partials);

@@ -48,13 +48,7 @@ Value PairBody::slice(Value v, Use use) {
     return known;
   Value r;
   if (isLatents(v)) {
-    Value operand;
-    if (late[0] && !s.operands.contains({v, use.key()})) {
-      Expressions &e = *late[int(use.role)];
-      operand = s.toForm(e.b, e.eval(v), use.form);
-    } else {
-      operand = s.latentOperand(v, use);
-    }
+    Value operand = s.latentOperand(v, use);
     auto stash = dyn_cast<tile::StashType>(operand.getType());
     r = addIn(operand, stash ? s.tileOf(0, tile::blockSize, stash.getD(), stash.getElement())
                              : sliced(cast<TileType>(operand.getType())));
@@ -90,8 +84,8 @@ void PairBody::collect(Value v, bool negative, Terms &t) {
   }
 }
 
-// Two 16-bit addends hold s·q to 2^-17 of its size, which is little where scores are thousands. Without a bound on them the product is
-// one with q itself, exact but for the sum's rounding, and s comes after.
+// (s·q)·k as s·(q·k): products of 16-bit numbers are exact, while s·q rounded to 16 bits is not nearly enough and in two such addends
+// it takes twice the matrix work and, at 2^-17 of its size, still spoils scores in the thousands.
 Value PairBody::scaledProduct(Value x, Value y) {
   SmallVector<Value> factors;
   for (Value *v : {&x, &y})
@@ -139,7 +133,7 @@ Value PairBody::sumOf(Terms &t) {
     SmallVector<Value> scaled;
     for (flare::ContractOp dot : t.products) {
       Value x = dot.getA(), y = dot.getB();
-      if (safe && (scaledStored(x, s.half) || scaledStored(y, s.half))) {
+      if (scaledStored(x, s.half) || scaledStored(y, s.half)) {
         scaled.push_back(scaledProduct(x, y));
         continue;
       }

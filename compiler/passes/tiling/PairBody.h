@@ -17,8 +17,6 @@ struct PairBody {
   unsigned numIns = 0;
   DenseMap<Value, Value> sliceOf;          // in (outside) → body argument
   std::unique_ptr<Expressions> tokens[numRoles]; // rows = n: the worker's rows; rows = m: slices inside the body
-  // rows = m, in the rare branch: latent operands that only it needs are made in it, so that they take no registers elsewhere.
-  std::unique_ptr<Expressions> late[numRoles];
   DenseMap<std::pair<Value, int>, Value> formed;
   DenseMap<Value, Value> pairs;
 

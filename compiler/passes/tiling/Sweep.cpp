@@ -115,7 +115,7 @@ SmallVector<Form> tiling::formsOf(Value v, Type half) {
     return {Form::Wide};
   Operation *op = v.getDefiningOp();
   auto stored16 = [&](Value x) { return isStored(x) && !typeOf(x).getElement().isF32(); };
-  if (op && isa<flare::ScaleOp, flare::MulOp>(op) &&
+  if (op && isa<flare::MulOp>(op) &&
       llvm::any_of(op->getOperands(), [&](Value x) { return typeOf(x) && stored16(x); }))
     return {Form::High, Form::Low};
   return {Form::Round};
@@ -138,7 +138,6 @@ namespace {
 /// Follows pairs from the reductions that consume them to their operands.
 struct OperandWalk {
   Type half;
-  bool safe = false;
   SmallVector<std::pair<Value, Use>> found;
   DenseSet<std::pair<Value, int>> known;
   DenseSet<Value> seen;
@@ -156,7 +155,7 @@ struct OperandWalk {
     Operation *op = v.getDefiningOp();
     if (auto dot = dyn_cast<flare::ContractOp>(op)) { // over d: scores
       for (Value x : {dot.getA(), dot.getB()}) {
-        if (auto scaled = scaledStored(x, half); scaled && safe) {
+        if (auto scaled = scaledStored(x, half)) {
           use(scaled->stored, Role::Score, Form::Round);
           continue;
         }
@@ -188,18 +187,15 @@ SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, 
   auto guards = guarded(sweep.getFast());
   bool hasGuards = succeeded(guards) && !guards->empty();
   Region &fast = sweep.getFast(), &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
-  SmallVector<std::pair<Region *, bool>> emitted; // is it emitted as a safe version?
+  SmallVector<Region *> emitted;
   if (!versioned || hasGuards)
-    emitted.push_back({&fast, !versioned});
-  if (versioned)
-    emitted.push_back({&safe, true});
-  OperandWalk walk{half, false, {}, {}, {}};
-  for (auto [r, isSafe] : emitted) {
-    walk.safe = isSafe;
-    walk.seen.clear();
+    emitted.push_back(&fast);
+  if (versioned && !llvm::is_contained(emitted, &safe))
+    emitted.push_back(&safe);
+  OperandWalk walk{half, {}, {}, {}};
+  for (Region *r : emitted)
     for (Operation &op : r->front())
       if (reduces(&op))
         walk.reduction(&op);
-  }
   return walk.found;
 }

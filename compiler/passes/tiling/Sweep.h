@@ -59,7 +59,7 @@ bool isVersioned(flare::SweepOp sweep);
 
 /// Is v a latent value that enters a contraction of pairs rounded to 16 bits?
 bool isRounded(Value v, Type half);
-/// 16-bit values scaled by an f32 number would lose in rounding what storing them kept: two addends.
+/// 16-bit values times an f32 vector would lose in rounding what storing them kept: two addends.
 SmallVector<Form> formsOf(Value v, Type half);
 
 /// An operand s·t with t stored in 16 bits: products with t alone are exact, and s is a factor of the sum.
