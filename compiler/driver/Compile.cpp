@@ -257,7 +257,7 @@ struct Compiler {
     if (!request.config.empty() && first > 2)
       return error("a configuration has no effect on a " + stages[first - 1].name + " stage; give it with an earlier one");
     // Threads of the caller's own run compiles; MLIR starts none (design.md trap 18).
-    MLIRContext context(registry(), MLIRContext::Threading::DISABLED);
+    MLIRContext context(registry());
     context.loadAllAvailableDialects();
     context.printOpOnDiagnostic(false); // an op may hold a whole kernel
     std::string diagnostics;
