@@ -178,7 +178,7 @@ struct Rules {
     });
     for (Value v : tokens) {
       Type e = typeOf(v).getElement();
-      int64_t channels = typeOf(v).getChannels(), bytes = channels * bytesOf(e);
+      int64_t channels = typeOf(v).getChannels();
       if (!ok)
         break;
       if (bytesOf(e) > 4) {
@@ -189,10 +189,6 @@ struct Rules {
         ok = false;
       } else if (!host && !e.isF32() && e != half) {
         why << "it reads tokens of types " << e << " and " << half << "; a GPU's kernels take one 16-bit type beside f32";
-        ok = false;
-      } else if (!host && channels && bytes % 16 && bytes != 4 && bytes != 8) {
-        why << "it reads tokens of " << channels << " channels of " << e << ", " << bytes
-            << " bytes a row; a GPU's kernels copy 4, 8 or a multiple of 16: pad the channels";
         ok = false;
       }
     }

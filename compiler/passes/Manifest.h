@@ -1,5 +1,6 @@
 // The manifest (docs/artefact.md) as it grows during lowering: a JSON text in the module's `flarec.manifest`.
 #pragma once
+#include "passes/Registers.h"
 #include "tile/Tile.h"
 #include "mlir/IR/Builders.h"
 #include "llvm/Support/JSON.h"
@@ -52,7 +53,7 @@ public:
         for (auto a : program.getRegion().getArguments())
           if (auto t = mlir::dyn_cast<flare::FlareTensorType>(a.getType()); t && t.getTokens() && t.getChannels()) {
             tensors.push_back(a.getArgNumber());
-            alignment = std::max(alignment, std::min<int64_t>(16, t.getChannels() * t.getElement().getIntOrFloatBitWidth() / 8));
+            alignment = std::max(alignment, rowAlignment(t));
           }
         variants.push_back(json::Object{{"symbol", symbol}, {"alignment", alignment}, {"tensors", std::move(tensors)}});
         variants.push_back(json::Object{{"symbol", any}, {"alignment", 0}, {"tensors", json::Array{}}});

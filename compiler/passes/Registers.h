@@ -3,6 +3,7 @@
 #include "layout/Layout.h"
 #include "passes/LayoutAttr.h"
 #include "tile/Tile.h"
+#include <numeric>
 
 namespace flarec {
 
@@ -21,6 +22,11 @@ inline int64_t blocksOf(tile::TileType t) {
       extent[int(b.axis)] += b.step;
   auto times = [](int64_t size, int64_t covered) { return size ? (size + covered - 1) / covered : 1; };
   return times(t.getN(), extent[0]) * times(t.getM(), extent[1]);
+}
+
+/// What the address of a row is a multiple of, where rows lie side by side: 16 bytes at most, which is the most that one copy moves.
+inline int64_t rowAlignment(flare::FlareTensorType t) {
+  return std::gcd<int64_t>(16, t.getChannels() * (t.getElement().getIntOrFloatBitWidth() / 8));
 }
 
 } // namespace flarec

@@ -160,10 +160,6 @@ struct Hopeless {
   const char *target, *source, *why;
 };
 const Hopeless hopeless[] = {
-    {"sm_90a", R"(func.func @f(%a: !flare.tensor<n, d=12, bf16>) -> !flare.tensor<n, d=12, f32> {
-       %r = flare.neg %a : !flare.tensor<n, d=12, bf16>
-       return %r : !flare.tensor<n, d=12, f32> })",
-     "12 channels of bf16, 24 bytes a row; a GPU's kernels copy 4, 8 or a multiple of 16: pad the channels"},
     {"host", R"(func.func @f(%a: !flare.tensor<n, d=80, f32>) -> !flare.tensor<n, d=80, f32> {
        %r = flare.neg %a : !flare.tensor<n, d=80, f32>
        return %r : !flare.tensor<n, d=80, f32> })",

@@ -22,6 +22,7 @@ import numpy as np
 GLOBAL_BASE = 1 << 40  # the first global address: small integers are not addresses
 FREE, ALLOCATED, WRITTEN = 0, 1, 2
 WARP = 32
+GRAIN = 2  # bytes of shared memory that are tracked together: the smallest access
 STEPS = 20_000_000  # more is a loop without end
 
 
@@ -74,14 +75,14 @@ WORD = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 class Shared:
-    """Shared memory of every block, one after the other, with who touched each word last."""
+    """Shared memory of every block, one after the other, with who touched each `GRAIN` of bytes last."""
 
     def __init__(self, blocks, size):
         self.size = -(-size // 16) * 16
         self.bytes = np.zeros(max(16, blocks * self.size), np.uint8)
         self.state = np.zeros_like(self.bytes)
         self.views, self.states = views(self.bytes), views(self.state)
-        words = len(self.bytes) // 4
+        words = len(self.bytes) // GRAIN
         self.writer = np.full(words, -1, np.int32)
         self.write_epoch = np.full(words, -1, np.int32)
         self.reader = np.full(words, -1, np.int32)  # -2: several warps
@@ -535,7 +536,7 @@ class Launch:
             if is_write and space == "global" and ((state & 3) == FREE).any():
                 raise Fault(f"outside of every allocation: {self.describe(i, where, (state & 3) == FREE, at)}")
         if space == "shared":
-            words = start // 4 if total <= 4 else (start // 4)[:, None] + np.arange(total // 4)
+            words = start // GRAIN if total <= GRAIN else (start // GRAIN)[:, None] + np.arange(total // GRAIN)
             self.race_check(i, words, at, is_write, asynchronous)
         return index
 
@@ -603,7 +604,7 @@ class Launch:
             for e in range(size // 4):
                 self.shared.views[4][start + e] = np.where(count != 0, self.memory.views[4][np.where(count != 0, origin + e, 0)], 0)
                 self.shared.states[4][start + e] = WRITTEN_ALL[4]
-            self.copies.append((threads, start[:, None] + np.arange(size // 4), self.groups[threads]))
+            self.copies.append((threads, start[:, None] * (4 // GRAIN) + np.arange(size // GRAIN), self.groups[threads]))
 
         return copy
 

@@ -203,7 +203,8 @@ struct KernelLowering : Emit {
   //-- The ring of staged tokens
   SmallVector<Slot> slots;
   int64_t stageBytes = 0, ringOffset = 0;
-  int64_t chunkBytes(FlareTensorType t) { return std::min<int64_t>(16, t.getChannels() * bytesOf(t.getElement())); }
+  /// Rows are copied in the largest power of two of bytes that divides them, 16 at most.
+  int64_t chunkBytes(FlareTensorType t) { return rowAlignment(t); }
   void planRing(tile::StreamOp op);
   Copies planCopies(tile::StreamOp op);
   /// Starts the copies of a tile (first token n, i64) into a stage.

@@ -76,7 +76,7 @@ void KernelLowering::emit(tile::StoreOp op) {
       }
       for (size_t i = 0; i < list.size();) {
         // Two neighbouring channels in one store where the alignment is known.
-        bool two = i + 1 < list.size() && list[i + 1].first == list[i].first + 1 && list[i].first % 2 == 0 && (aligned || op.getPartial());
+        bool two = i + 1 < list.size() && list[i + 1].first == list[i].first + 1 && list[i].first % 2 == 0 && d % 2 == 0 && (aligned || op.getPartial());
         Value channel = add(laneChannel, list[i].first);
         auto write = [&, i] {
           Value q = offset(p, widen(mul(channel, bytesOf(e))));
