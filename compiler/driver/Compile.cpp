@@ -24,6 +24,7 @@
 #include "llvm/AsmParser/Parser.h"
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/Module.h"
+#include "llvm/IR/Verifier.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/JSON.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -347,6 +348,10 @@ struct Compiler {
         problem.print(nullptr, stream, /*ShowColors=*/false);
         return error("cannot parse " + request.fromStage + ":\n" + StringRef(message).ltrim(": ").rtrim());
       }
+      std::string message;
+      llvm::raw_string_ostream stream(message);
+      if (llvm::verifyModule(*llvmModule, &stream))
+        return error(request.fromStage + " is not valid LLVM IR:\n" + StringRef(message).rtrim());
     } else if (replacement.first == "asm") {
       return error("a host library is not assembled from text: edit the llvm stage and put that in");
     }
@@ -386,7 +391,8 @@ struct Compiler {
           blobOf[k.name] = int64_t(code.size());
           addBlob(k.ptx + '\0', llvm::json::Object{{"kind", "ptx"}});
         }
-        pointAtBlobs(*json, blobOf);
+        if (auto e = pointAtBlobs(*json, blobOf))
+          return std::move(e);
       } else {
         std::string ptx = replacement.second;
         if (replacement.first != "ptx") {
@@ -401,6 +407,9 @@ struct Compiler {
           return shown.takeError();
         if (*shown)
           return emitted;
+        for (llvm::json::Object *kernel : kernelsOf(*json))
+          if (auto symbol = kernel->getString("symbol"); !symbol || !StringRef(ptx).contains((".entry " + *symbol + "(").str()))
+            return error("the PTX has no entry '" + symbol.value_or("") + "', which the manifest names; names in an edited stage must agree");
         if (request.report)
           if (auto e = report(ptx))
             return std::move(e);
@@ -441,14 +450,37 @@ struct Compiler {
   }
 
   /// Gives each kernel and variant of the manifest's functions the number of the blob that holds it.
-  static void pointAtBlobs(llvm::json::Value &functions, const std::map<std::string, int64_t> &blobOf) {
-    for (llvm::json::Value &f : *functions.getAsArray())
-      for (llvm::json::Value &k : *f.getAsObject()->getArray("kernels")) {
-        auto point = [&](llvm::json::Object &o) { o["code"] = blobOf.at(o.getString("symbol")->str()); };
-        point(*k.getAsObject());
-        for (llvm::json::Value &v : *k.getAsObject()->getArray("variants"))
-          point(*v.getAsObject());
+  /// Every kernel's code, its variants' too, is the blob that has its symbol.
+  static llvm::Error pointAtBlobs(llvm::json::Value &functions, const std::map<std::string, int64_t> &blobOf) {
+    for (llvm::json::Object *kernel : kernelsOf(functions)) {
+      auto symbol = kernel->getString("symbol");
+      auto blob = symbol ? blobOf.find(symbol->str()) : blobOf.end();
+      if (blob == blobOf.end())
+        return error("the manifest (flarec.manifest of the module) names the kernel '" + symbol.value_or("") +
+                     "', but the code has none of that name; names in an edited stage must agree");
+      (*kernel)["code"] = blob->second;
+    }
+    return llvm::Error::success();
+  }
+
+  /// Everything in the manifest that is a kernel's symbol: kernels and their variants. Empty where it is no manifest.
+  static std::vector<llvm::json::Object *> kernelsOf(llvm::json::Value &functions) {
+    std::vector<llvm::json::Object *> found;
+    auto objects = [](llvm::json::Array *array) {
+      std::vector<llvm::json::Object *> r;
+      if (array)
+        for (llvm::json::Value &v : *array)
+          if (auto *o = v.getAsObject())
+            r.push_back(o);
+      return r;
+    };
+    for (llvm::json::Object *f : objects(functions.getAsArray()))
+      for (llvm::json::Object *k : objects(f->getArray("kernels"))) {
+        found.push_back(k);
+        for (llvm::json::Object *v : objects(k->getArray("variants")))
+          found.push_back(v);
       }
+    return found;
   }
 
   /// What the assembler makes of the kernels.

@@ -1,6 +1,7 @@
 // flare-differentiate: forward-with-saves and backward of every flare function.
 #include "flare/Flare.h"
 #include "passes/Passes.h"
+#include "passes/StraightLine.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/BuiltinOps.h"
@@ -60,8 +61,8 @@ struct Differentiate : flarec::impl::DifferentiateBase<Differentiate> {
   }
 
   LogicalResult differentiate(func::FuncOp f) {
-    if (!f.getBody().hasOneBlock())
-      return f.emitError("a flare function is one block of straight-line ops");
+    if (failed(flarec::straightLine(f)))
+      return failure();
     OpBuilder b(f);
     Names names;
     SmallVector<std::string> argNames, resultNames;

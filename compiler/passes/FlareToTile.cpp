@@ -1,6 +1,7 @@
 // flare-to-tile: each function becomes a tile.program, each sweep a kernel (passes/tiling), each reduction over tokens a merge.
 #include "passes/Feasible.h"
 #include "passes/Passes.h"
+#include "passes/StraightLine.h"
 #include "passes/tiling/Kernel.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -36,6 +37,8 @@ struct ProgramBuilder {
   }
 
   LogicalResult run() {
+    if (failed(flarec::straightLine(func)))
+      return failure();
     OpBuilder b(func);
     Location loc = func.getLoc();
     Block &body = func.getBody().front();

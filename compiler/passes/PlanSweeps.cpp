@@ -5,6 +5,7 @@
 // and sweep s makes all token values and reductions of stage s. Values of latents alone are computed between the sweeps.
 #include "flare/Flare.h"
 #include "passes/Passes.h"
+#include "passes/StraightLine.h"
 #include "passes/tiling/Sweep.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Builders.h"
@@ -88,6 +89,8 @@ struct Planner {
   }
 
   LogicalResult run() {
+    if (failed(flarec::straightLine(func)))
+      return failure();
     Block &body = func.getBody().front();
     auto ret = cast<func::ReturnOp>(body.getTerminator());
 

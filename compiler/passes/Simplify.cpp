@@ -1,6 +1,7 @@
 // flare-simplify: factor sums of contractions and of scaled values.
 #include "flare/Flare.h"
 #include "passes/Passes.h"
+#include "passes/StraightLine.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/PatternMatch.h"
 #include "mlir/Transforms/GreedyPatternRewriteDriver.h"
@@ -53,6 +54,9 @@ struct FactorScale : OpRewritePattern<AddOp> {
 
 struct Simplify : flarec::impl::SimplifyBase<Simplify> {
   void runOnOperation() override {
+    for (auto f : getOperation().getOps<func::FuncOp>())
+      if (failed(flarec::straightLine(f)))
+        return signalPassFailure();
     RewritePatternSet patterns(&getContext());
     patterns.add<FactorContraction, FactorScale>(&getContext());
     DominanceInfo dominance(getOperation());

@@ -11,7 +11,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 using namespace flarec;
 using namespace flarec::tool;
@@ -85,4 +87,9 @@ int main(int argc, char **argv) {
     std::fprintf(stderr, "flarec: %s\n", error.what());
     return 1;
   }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
+    std::fprintf(stderr, "flarec: what was printed could not be written: %s\n", std::strerror(errno));
+    return 1;
+  }
+  return 0;
 }

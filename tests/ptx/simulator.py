@@ -23,6 +23,7 @@ GLOBAL_BASE = 1 << 40  # the first global address: small integers are not addres
 FREE, ALLOCATED, WRITTEN = 0, 1, 2
 WARP = 32
 GRAIN = 2  # bytes of shared memory that are tracked together: the smallest access
+WHOLE_WARP = {"shfl", "vote", "ldmatrix", "movmatrix", "mma"}
 STEPS = 20_000_000  # more is a loop without end
 
 
@@ -739,19 +740,33 @@ class Launch:
         steps = 0
         counter = np.zeros(self.count, np.int64)
         waiting = np.zeros(self.count, bool)
+        parked = np.zeros(self.count, bool)  # at an instruction for a whole warp, until its other lanes come
         alive = np.ones(self.count, bool)
         with np.errstate(all="ignore"):
             while alive.any():
-                ready = alive & ~waiting
+                ready = alive & ~waiting & ~parked
                 if not ready.any():
-                    raise Fault(f"{self.kernel.name}: some threads of a block wait at a barrier that others never reach")
+                    reason = "a warp's lanes are apart for good" if parked.any() else "some threads of a block wait at a barrier that others never reach"
+                    raise Fault(f"{self.kernel.name}: {reason}")
                 pc = int(counter[ready].min())
-                group = np.nonzero(ready & (counter == pc))[0]
+                here = alive & ~waiting & (counter == pc)
+                parked[here] = False
+                group = np.nonzero(here)[0]
                 others = counter[ready & (counter != pc)]
+                stops = set(counter[parked].tolist())
                 meet = int(others.min()) if len(others) else end
                 at = None if len(group) == self.count else group
                 while True:
                     i = code[pc]
+                    if at is not None and i.opcode in WHOLE_WARP:
+                        lanes = np.bincount(group // WARP, minlength=self.count // WARP)[group // WARP]
+                        if (lanes != WARP).any():
+                            counter[group] = pc
+                            parked[group[lanes != WARP]] = True
+                            group = group[lanes == WARP]
+                            if not len(group):
+                                break
+                            at = group
                     steps += 1
                     if steps > STEPS:
                         raise Fault(f"{self.kernel.name} does not end: {STEPS} instructions")
@@ -788,7 +803,7 @@ class Launch:
                             raise Fault(f"{self.kernel.name}, instruction {pc}: {fault}") from None
                         pc += 1
                     # Others stand on the way or at a lower place: let those at the lowest place go first.
-                    if pc >= meet:
+                    if pc >= meet or pc in stops:
                         counter[group] = pc
                         break
         counts = Counter()
