@@ -24,15 +24,44 @@ struct Shape {
   }
 };
 
-/// Throws c10::Error unless a mixer of these is supported.
+/// Of z, dz, log-sum-exps and deltas: float32, and float64 for float64 tokens.
+inline at::ScalarType wideType(const at::Tensor &k) {
+  return k.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// Each throws c10::Error unless an op on these is supported.
+
+/// Of a mixer and of encode.
 Shape checkInputs(const at::Tensor &q, const at::Tensor &k,
                   const at::Tensor &v);
 
-/// The same for the backward pass.
+Shape checkDecodeInputs(const at::Tensor &k, const at::Tensor &q,
+                        const at::Tensor &z);
+
+/// The same for the backward passes.
 Shape checkBackwardInputs(const at::Tensor &gradY, const at::Tensor &q,
                           const at::Tensor &k, const at::Tensor &v,
                           const at::Tensor &y, const at::Tensor &z,
                           const at::Tensor &lseEncode,
                           const at::Tensor &lseDecode);
+Shape checkEncodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
+                          const at::Tensor &q, const at::Tensor &k,
+                          const at::Tensor &v, const at::Tensor &z,
+                          const at::Tensor &lse);
+Shape checkDecodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
+                          const at::Tensor &k, const at::Tensor &q,
+                          const at::Tensor &z, const at::Tensor &y,
+                          const at::Tensor &lse);
+Shape checkBackwardLatents(const at::Tensor &gradY, const at::Tensor &q,
+                           const at::Tensor &k, const at::Tensor &y,
+                           const at::Tensor &lseDecode);
+Shape checkBackwardJoint(const at::Tensor &gradY, const at::Tensor &q,
+                         const at::Tensor &k, const at::Tensor &v,
+                         const at::Tensor &z, const at::Tensor &dz,
+                         const at::Tensor &lseEncode,
+                         const at::Tensor &lseDecode, const at::Tensor &delta);
+
+/// [S, B, H, M, D] and [S, B, H, M].
+void checkParts(const at::Tensor &zParts, const at::Tensor &lseParts);
 
 } // namespace flarec::ops

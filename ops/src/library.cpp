@@ -31,20 +31,74 @@ at::Tensor mixer(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
   return op.call(q, k, v, scale);
 }
 
-ops::ForwardResults mixerForward(const at::Tensor &q, const at::Tensor &k,
-                                 const at::Tensor &v, double scale) {
+ops::Two encode(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+                double scale) {
+  static auto op = handle<decltype(encode)>("flarec::encode");
+  return op.call(q, k, v, scale);
+}
+
+ops::Two decode(const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
+                double scale) {
+  static auto op = handle<decltype(decode)>("flarec::decode");
+  return op.call(k, q, z, scale);
+}
+
+ops::Two merge(const at::Tensor &zParts, const at::Tensor &lseParts) {
+  static auto op = handle<decltype(merge)>("flarec::merge");
+  return op.call(zParts, lseParts);
+}
+
+ops::Two mixerBackwardLatents(const at::Tensor &gradY, const at::Tensor &q,
+                              const at::Tensor &k, const at::Tensor &y,
+                              const at::Tensor &lseDecode, double scale) {
+  static auto op =
+      handle<decltype(mixerBackwardLatents)>("flarec::mixer_backward_latents");
+  return op.call(gradY, q, k, y, lseDecode, scale);
+}
+
+ops::Three mixerBackwardJoint(const at::Tensor &gradY, const at::Tensor &q,
+                              const at::Tensor &k, const at::Tensor &v,
+                              const at::Tensor &z, const at::Tensor &dz,
+                              const at::Tensor &lseEncode,
+                              const at::Tensor &lseDecode,
+                              const at::Tensor &delta, double scale) {
+  static auto op =
+      handle<decltype(mixerBackwardJoint)>("flarec::mixer_backward_joint");
+  return op.call(gradY, q, k, v, z, dz, lseEncode, lseDecode, delta, scale);
+}
+
+ops::Four mixerForward(const at::Tensor &q, const at::Tensor &k,
+                       const at::Tensor &v, double scale) {
   static auto op = handle<decltype(mixerForward)>("flarec::mixer_forward");
   return op.call(q, k, v, scale);
 }
 
-ops::BackwardResults mixerBackward(const at::Tensor &gradY, const at::Tensor &q,
-                                   const at::Tensor &k, const at::Tensor &v,
-                                   const at::Tensor &y, const at::Tensor &z,
-                                   const at::Tensor &lseEncode,
-                                   const at::Tensor &lseDecode, double scale,
-                                   std::array<bool, 3> wanted) {
+ops::Three mixerBackward(const at::Tensor &gradY, const at::Tensor &q,
+                         const at::Tensor &k, const at::Tensor &v,
+                         const at::Tensor &y, const at::Tensor &z,
+                         const at::Tensor &lseEncode,
+                         const at::Tensor &lseDecode, double scale,
+                         std::array<bool, 3> wanted) {
   static auto op = handle<decltype(mixerBackward)>("flarec::mixer_backward");
   return op.call(gradY, q, k, v, y, z, lseEncode, lseDecode, scale, wanted);
+}
+
+ops::Three encodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
+                          const at::Tensor &q, const at::Tensor &k,
+                          const at::Tensor &v, const at::Tensor &z,
+                          const at::Tensor &lse, double scale,
+                          std::array<bool, 3> wanted) {
+  static auto op = handle<decltype(encodeBackward)>("flarec::encode_backward");
+  return op.call(gradZ, gradLse, q, k, v, z, lse, scale, wanted);
+}
+
+ops::Three decodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
+                          const at::Tensor &k, const at::Tensor &q,
+                          const at::Tensor &z, const at::Tensor &y,
+                          const at::Tensor &lse, double scale,
+                          std::array<bool, 3> wanted) {
+  static auto op = handle<decltype(decodeBackward)>("flarec::decode_backward");
+  return op.call(gradY, gradLse, k, q, z, y, lse, scale, wanted);
 }
 
 } // namespace flarec
@@ -52,16 +106,43 @@ ops::BackwardResults mixerBackward(const at::Tensor &gradY, const at::Tensor &q,
 TORCH_LIBRARY(flarec, m) {
   // Exact strides: k and v are read where they are, so a compiler must not
   // rearrange them for us.
-  m.def("mixer(Tensor q, Tensor k, Tensor v, float scale=1.0) -> Tensor",
-        {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides});
+  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag,
+                                     at::Tag::needs_exact_strides};
+  m.def("mixer(Tensor q, Tensor k, Tensor v, float scale=1.0) -> Tensor", tags);
+  m.def("encode(Tensor q, Tensor k, Tensor v, float scale=1.0) -> "
+        "(Tensor z, Tensor lse)",
+        tags);
+  m.def("decode(Tensor k, Tensor q, Tensor z, float scale=1.0) -> "
+        "(Tensor y, Tensor lse)",
+        tags);
+  m.def("merge(Tensor z_parts, Tensor lse_parts) -> (Tensor z, Tensor lse)",
+        {at::Tag::pt2_compliant_tag});
+  m.def("mixer_backward_latents(Tensor grad_y, Tensor q, Tensor k, Tensor y, "
+        "Tensor lse_decode, float scale=1.0) -> (Tensor dz, Tensor delta)",
+        tags);
+  m.def("mixer_backward_joint(Tensor grad_y, Tensor q, Tensor k, Tensor v, "
+        "Tensor z, Tensor dz, Tensor lse_encode, Tensor lse_decode, "
+        "Tensor delta, float scale=1.0) -> "
+        "(Tensor grad_q, Tensor grad_k, Tensor grad_v)",
+        tags);
   m.def("mixer_forward(Tensor q, Tensor k, Tensor v, float scale=1.0) -> "
         "(Tensor y, Tensor z, Tensor lse_encode, Tensor lse_decode)",
-        {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides});
+        tags);
   m.def("mixer_backward(Tensor grad_y, Tensor q, Tensor k, Tensor v, Tensor y, "
         "Tensor z, Tensor lse_encode, Tensor lse_decode, float scale=1.0, "
         "bool[3] wanted=[True, True, True]) -> "
         "(Tensor grad_q, Tensor grad_k, Tensor grad_v)",
-        {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides});
+        tags);
+  m.def("encode_backward(Tensor grad_z, Tensor grad_lse, Tensor q, Tensor k, "
+        "Tensor v, Tensor z, Tensor lse, float scale=1.0, "
+        "bool[3] wanted=[True, True, True]) -> "
+        "(Tensor grad_q, Tensor grad_k, Tensor grad_v)",
+        tags);
+  m.def("decode_backward(Tensor grad_y, Tensor grad_lse, Tensor k, Tensor q, "
+        "Tensor z, Tensor y, Tensor lse, float scale=1.0, "
+        "bool[3] wanted=[True, True, True]) -> "
+        "(Tensor grad_k, Tensor grad_q, Tensor grad_z)",
+        tags);
   m.impl("mixer", c10::DispatchKey::CompositeImplicitAutograd,
          TORCH_FN(flarec::composeMixer));
 }

@@ -14,33 +14,89 @@ at::Tensor tokensMajor(const Shape &s, const at::TensorOptions &options) {
       .transpose(1, 2);
 }
 
-ForwardResults forwardMeta(const at::Tensor &q, const at::Tensor &k,
-                           const at::Tensor &v, double) {
+at::TensorOptions wide(const at::Tensor &k) {
+  return k.options().dtype(wideType(k));
+}
+at::Tensor perLatent(const Shape &s, const at::Tensor &k) {
+  return at::empty_symint({s.batch, s.heads, s.latents}, wide(k));
+}
+at::Tensor perToken(const Shape &s, const at::Tensor &k) {
+  return at::empty_symint({s.batch, s.heads, s.tokens}, wide(k));
+}
+at::Tensor latentRows(const Shape &s, const at::Tensor &k) {
+  return at::empty_symint(s.latentShape(), wide(k));
+}
+
+Four forwardMeta(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+                 double) {
   return emptyForward(checkInputs(q, k, v), k);
 }
 
-BackwardResults backwardMeta(const at::Tensor &gradY, const at::Tensor &q,
-                             const at::Tensor &k, const at::Tensor &v,
-                             const at::Tensor &y, const at::Tensor &z,
-                             const at::Tensor &lseEncode,
-                             const at::Tensor &lseDecode, double,
-                             std::array<bool, 3> wanted) {
+Three backwardMeta(const at::Tensor &gradY, const at::Tensor &q,
+                   const at::Tensor &k, const at::Tensor &v,
+                   const at::Tensor &y, const at::Tensor &z,
+                   const at::Tensor &lseEncode, const at::Tensor &lseDecode,
+                   double, std::array<bool, 3> wanted) {
   return emptyBackward(
       checkBackwardInputs(gradY, q, k, v, y, z, lseEncode, lseDecode), q,
       wanted);
 }
 
-} // namespace
-
-ForwardResults emptyForward(const Shape &s, const at::Tensor &k) {
-  at::TensorOptions wide = k.options().dtype(at::kFloat);
-  return {tokensMajor(s, k.options()), at::empty_symint(s.latentShape(), wide),
-          at::empty_symint({s.batch, s.heads, s.latents}, wide),
-          at::empty_symint({s.batch, s.heads, s.tokens}, wide)};
+Two encodeMeta(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+               double) {
+  return emptyEncode(checkInputs(q, k, v), k);
 }
 
-BackwardResults emptyBackward(const Shape &s, const at::Tensor &q,
-                              std::array<bool, 3> wanted) {
+Three encodeBackwardMeta(const at::Tensor &gradZ, const at::Tensor &gradLse,
+                         const at::Tensor &q, const at::Tensor &k,
+                         const at::Tensor &v, const at::Tensor &z,
+                         const at::Tensor &lse, double,
+                         std::array<bool, 3> wanted) {
+  return emptyBackward(checkEncodeBackward(gradZ, gradLse, q, k, v, z, lse), q,
+                       wanted);
+}
+
+Two decodeMeta(const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
+               double) {
+  return emptyDecode(checkDecodeInputs(k, q, z), k);
+}
+
+Three decodeBackwardMeta(const at::Tensor &gradY, const at::Tensor &gradLse,
+                         const at::Tensor &k, const at::Tensor &q,
+                         const at::Tensor &z, const at::Tensor &y,
+                         const at::Tensor &lse, double,
+                         std::array<bool, 3> wanted) {
+  return emptyDecodeBackward(
+      checkDecodeBackward(gradY, gradLse, k, q, z, y, lse), q, wanted);
+}
+
+Two backwardLatentsMeta(const at::Tensor &gradY, const at::Tensor &q,
+                        const at::Tensor &k, const at::Tensor &y,
+                        const at::Tensor &lseDecode, double) {
+  return emptyBackwardLatents(checkBackwardLatents(gradY, q, k, y, lseDecode),
+                              k);
+}
+
+Three backwardJointMeta(const at::Tensor &gradY, const at::Tensor &q,
+                        const at::Tensor &k, const at::Tensor &v,
+                        const at::Tensor &z, const at::Tensor &dz,
+                        const at::Tensor &lseEncode,
+                        const at::Tensor &lseDecode, const at::Tensor &delta,
+                        double) {
+  return emptyBackwardJoint(
+      checkBackwardJoint(gradY, q, k, v, z, dz, lseEncode, lseDecode, delta),
+      q);
+}
+
+} // namespace
+
+Four emptyForward(const Shape &s, const at::Tensor &k) {
+  return {tokensMajor(s, k.options()), latentRows(s, k), perLatent(s, k),
+          perToken(s, k)};
+}
+
+Three emptyBackward(const Shape &s, const at::Tensor &q,
+                    std::array<bool, 3> wanted) {
   at::Tensor gradQ, gradK, gradV;
   if (wanted[0])
     gradQ = at::empty_symint(q.sym_sizes(), q.options());
@@ -51,9 +107,45 @@ BackwardResults emptyBackward(const Shape &s, const at::Tensor &q,
   return {gradQ, gradK, gradV};
 }
 
+Two emptyEncode(const Shape &s, const at::Tensor &k) {
+  return {latentRows(s, k), perLatent(s, k)};
+}
+
+Two emptyDecode(const Shape &s, const at::Tensor &k) {
+  return {tokensMajor(s, k.options()), perToken(s, k)};
+}
+
+Three emptyDecodeBackward(const Shape &s, const at::Tensor &q,
+                          std::array<bool, 3> wanted) {
+  at::Tensor gradK, gradQ, gradZ;
+  if (wanted[0])
+    gradK = tokensMajor(s, q.options());
+  if (wanted[1])
+    gradQ = at::empty_symint(q.sym_sizes(), q.options());
+  if (wanted[2])
+    gradZ = latentRows(s, q);
+  return {gradK, gradQ, gradZ};
+}
+
+Two emptyBackwardLatents(const Shape &s, const at::Tensor &k) {
+  return {latentRows(s, k), perToken(s, k)};
+}
+
+Three emptyBackwardJoint(const Shape &s, const at::Tensor &q) {
+  return {at::empty_symint(q.sym_sizes(), wide(q)), tokensMajor(s, q.options()),
+          tokensMajor(s, q.options())};
+}
+
 } // namespace flarec::ops
 
 TORCH_LIBRARY_IMPL(flarec, Meta, m) {
-  m.impl("mixer_forward", TORCH_FN(flarec::ops::forwardMeta));
-  m.impl("mixer_backward", TORCH_FN(flarec::ops::backwardMeta));
+  using namespace flarec::ops;
+  m.impl("mixer_forward", TORCH_FN(forwardMeta));
+  m.impl("mixer_backward", TORCH_FN(backwardMeta));
+  m.impl("encode", TORCH_FN(encodeMeta));
+  m.impl("encode_backward", TORCH_FN(encodeBackwardMeta));
+  m.impl("decode", TORCH_FN(decodeMeta));
+  m.impl("decode_backward", TORCH_FN(decodeBackwardMeta));
+  m.impl("mixer_backward_latents", TORCH_FN(backwardLatentsMeta));
+  m.impl("mixer_backward_joint", TORCH_FN(backwardJointMeta));
 }

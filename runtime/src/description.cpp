@@ -58,10 +58,13 @@ std::string flarec::request(const MixerDescription &description) {
 }
 
 std::string flarec::request(const std::string &source,
-                            const std::string &target) {
+                            const std::string &target,
+                            const std::string &gradients) {
   checkTargetName(target);
-  return dump({{"version", version()},
-               {"source", source},
-               {"target", target},
-               {"config", ""}});
+  Json json = {{"version", version()}, {"source", source}};
+  if (!gradients.empty())
+    json["gradients"] = gradients;
+  json["target"] = target;
+  json["config"] = "";
+  return dump(json);
 }

@@ -21,6 +21,7 @@ One line a check; the exit status is 0 if all hold.
   accuracy.py --device cuda                    the whole sweep, as tests/gpu/run.sh runs it
   accuracy.py --device cuda --pooled           pooled over seeds
   accuracy.py --quick                          what a CPU does in a minute or two
+  accuracy.py --quick --halves                 the same of encode and decode
   accuracy.py --simulate sm_90a --quick        the GPU code, without a GPU
   accuracy.py --head-dims 8 --latents 64 --tokens 4099 --dtypes bf16 --scores 10
 """
@@ -82,6 +83,24 @@ class Case:
     def __str__(self):
         name = [k for k, v in DTYPES.items() if v == self.dtype][0]
         return f"D={self.d:<2} M={self.m:<3} N={self.n:<5} {name} scores={self.scores!s:<8} scale={self.scale:<5g}"
+
+
+class Halves:
+    """With --halves: the mixer and its backward pass made of encode and decode."""
+
+    def __init__(self, ops):
+        self.ops = ops
+
+    def mixer_forward(self, q, k, v, scale):
+        z, lse_encode = self.ops.encode(q, k, v, scale)
+        y, lse_decode = self.ops.decode(k, q, z, scale)
+        return y, z, lse_encode, lse_decode
+
+    def mixer_backward(self, grad, q, k, v, y, z, lse_encode, lse_decode, scale):
+        none = torch.zeros_like
+        dk, dq, dz = self.ops.decode_backward(grad, none(lse_decode), k, q, z, y, lse_decode, scale)
+        eq, ek, dv = self.ops.encode_backward(dz, none(lse_encode), q, k, v, z, lse_encode, scale)
+        return dq + eq, dk + ek, dv
 
 
 def run_ours(ops, case):
@@ -259,6 +278,7 @@ def parse():
     p.add_argument("--quick", action="store_true", help="a part of the sweep that still has every value of every parameter, and some pooled checks")
     p.add_argument("--smoke", action="store_true", help="a handful of small cases")
     p.add_argument("--judge-sdpa", action="store_true", help="put SDPA's math in flarec's place: how sharp is the rule? (not N = 0)")
+    p.add_argument("--halves", action="store_true", help="encode and decode in the mixer's place")
     p.add_argument("--strict", action="store_true", help="a near miss fails")
     p.add_argument("--only-failures", action="store_true", help="print failed checks only")
     args = p.parse_args()
@@ -288,6 +308,8 @@ def main():
         ops = simulated_ops.Ops(args.compiler, args.simulate, args.config)
     else:
         ops = None if args.judge_sdpa else flarec_test.load()
+        if args.halves:
+            ops = Halves(ops)
     torch.backends.cuda.matmul.allow_tf32 = False
     report = Report(args.strict, verbose=not args.only_failures)
     if not args.pooled:

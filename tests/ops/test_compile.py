@@ -46,6 +46,49 @@ class OpCheck(unittest.TestCase):
             opcheck(ops.mixer_backward.default, (torch.randn_like(saved[0]), q, k, v, *saved, 0.5, wanted))
 
 
+class OpCheckHalves(unittest.TestCase):
+    def setUp(self):
+        if "double" in os.environ.get("FLAREC_COMPILER_LIBRARY", ""):
+            self.skipTest("the stand-in compiles mixers only")
+
+    def test_halves(self):
+        for dtype in (torch.float32, torch.float64):
+            for shared in (True, False):
+                q, k, v = inputs(shared=shared, dtype=dtype, requires_grad=True)
+                opcheck(ops.encode.default, (q, k, v, 0.5))
+                z = ops.encode(q, k, v)[0].detach().requires_grad_()
+                opcheck(ops.decode.default, (k, q, z, 0.5))
+
+    def test_merge(self):
+        opcheck(ops.merge.default, (torch.randn(3, 2, 3, 5, 8, requires_grad=True), torch.randn(3, 2, 3, 5, requires_grad=True)))
+
+    def test_backward_passes(self):
+        for dtype in (torch.float32, torch.float64):
+            q, k, v = inputs(dtype=dtype)
+            z, le = ops.encode(q, k, v)
+            y, ld = ops.decode(k, q, z)
+            opcheck(ops.encode_backward.default, (torch.randn_like(z), le, q, k, v, z, le, 0.5, [True, False, True]))
+            opcheck(ops.decode_backward.default, (torch.randn_like(y), ld, k, q, z, y, ld, 0.5, [True, True, False]))
+            opcheck(ops.mixer_backward_latents.default, (torch.randn_like(y), q, k, y, ld, 0.5))
+            opcheck(ops.mixer_backward_joint.default, (torch.randn_like(y), q, k, v, z, torch.randn_like(z), le, ld, ld, 0.5))
+
+    def test_full_graph_of_the_halves_with_autocast(self):
+        def layer(q, k, v):
+            with torch.autocast(DEVICE, dtype=torch.bfloat16):
+                z, _ = ops.encode(q, k, v, 0.5)
+                return ops.decode(k, q, z, 0.5)[0]
+
+        for n in (33, 50):
+            args = inputs(n=n, requires_grad=True)
+            results = []
+            for f in (layer, torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")):
+                y = f(*args)
+                results.append((y, *torch.autograd.grad(y.float().square().sum(), args)))
+            for a, b in zip(*results):
+                # Eager mode adds up q's two gradients in bfloat16, where autocast's cache cast it once.
+                torch.testing.assert_close(a, b, rtol=2e-2, atol=5e-2)
+
+
 class Layer(torch.nn.Module):
     """The surroundings that the published layer gives the mixer."""
 

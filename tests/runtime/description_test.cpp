@@ -25,6 +25,8 @@ TEST(Description, RequestIsCanonical) {
   EXPECT_EQ(request(shuffled), request(valid));
   EXPECT_EQ(request("func \"x\"\n", "host"),
             begin + R"("source":"func \"x\"\n","target":"host","config":""})");
+  EXPECT_EQ(request("func \"x\"\n", "host", "q,k"),
+            begin + R"("source":"func \"x\"\n","gradients":"q,k","target":"host","config":""})");
 }
 
 TEST(Description, VersionIsProjectAndFormat) {

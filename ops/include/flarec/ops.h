@@ -1,10 +1,33 @@
 //===- ops.h - FLARE attention on torch tensors ---------------------------===//
 //
 // What libflarec_torch.so offers C++ callers. The same functions are
-// registered as torch.ops.flarec.mixer, .mixer_forward and .mixer_backward.
+// registered as torch.ops.flarec.mixer, .encode, .decode, .merge and, with
+// underscores, .mixer_forward, .mixer_backward and so on.
 //
-//   encode  z = softmax over tokens  (scale q k^T) v      [B, H, M, D]
-//   decode  y = softmax over latents (scale k q^T) z      [B, H, N, D]
+//   encode  z[m] = softmax over tokens  (scale q k^T) v      [B, H, M, D]
+//   decode  y[n] = softmax over latents (scale k q^T) z      [B, H, N, D]
+//
+// the paper's equations (encode) and (decode); a mixer is one after the other.
+//
+// Shapes. q is [H, M, D], shared by the batch, or [B, H, M, D]; what belongs to
+// tokens (k, v, y and their gradients) is [B, H, N, D]; z and dz are
+// [B, H, M, D]; log-sum-exps, natural, and deltas are [B, H, M] and [B, H, N].
+// D is 4, 8, 16 or 32 and M 1 to 512; B, H and N are any. Without tokens z is
+// 0, its log-sum-exp -inf, and all gradients are 0.
+//
+// DTypes. q, k, v, y and their gradients have one dtype, float32 or bfloat16;
+// z, dz, log-sum-exps and deltas are float32 in either case. Under autocast q,
+// k and v are cast to autocast's dtype (z to float32); without it mixed dtypes
+// are an error. float64 goes through PyTorch's own operators, in O(N M) memory:
+// for torch.autograd.gradcheck and for second derivatives.
+//
+// Layouts. Tensors are read in place, whatever their strides, where the last
+// one is 1; others are copied, once in a forward pass and once in its backward
+// pass. A q expanded over the batch gets a gradient of each batch, which expand
+// then adds up; for [H, M, D] the kernels do. Results of tokens are new [B, N,
+// H, D] tensors seen as [B, H, N, D].
+//
+// Errors are c10::Error.
 //
 //===----------------------------------------------------------------------===//
 #pragma once
@@ -14,32 +37,94 @@
 #include <array>
 #include <tuple>
 
+#define FLAREC_API __attribute__((visibility("default")))
+
 namespace flarec {
 
-/// y of the formula above, with gradients. q is `[H, M, D]` (shared by the
-/// batch) or `[B, H, M, D]`; k and v are `[B, H, N, D]` and read in place when
-/// their last stride is 1. The result is a new `[B, N, H, D]` tensor seen as
-/// `[B, H, N, D]`. Throws c10::Error.
-__attribute__((visibility("default"))) at::Tensor mixer(const at::Tensor &q,
-                                                        const at::Tensor &k,
-                                                        const at::Tensor &v,
-                                                        double scale = 1.0);
+/// y of both formulas, with gradients.
+FLAREC_API at::Tensor mixer(const at::Tensor &q, const at::Tensor &k,
+                            const at::Tensor &v, double scale = 1.0);
 
-/// y, z and the natural log-sum-exps over tokens `[B, H, M]` and over latents
-/// `[B, H, N]`; z and these in float32.
-__attribute__((visibility("default")))
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+//===-- The two halves
+//-----------------------------------------------------===//
+
+/// z and its log-sum-exp over tokens `[B, H, M]`, both with gradients.
+FLAREC_API std::tuple<at::Tensor, at::Tensor> encode(const at::Tensor &q,
+                                                     const at::Tensor &k,
+                                                     const at::Tensor &v,
+                                                     double scale = 1.0);
+
+/// y and its log-sum-exp over latents `[B, H, N]`, both with gradients. k may
+/// be of other tokens than encode saw, and z may be kept and used many times.
+FLAREC_API std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor &k,
+                                                     const at::Tensor &q,
+                                                     const at::Tensor &z,
+                                                     double scale = 1.0);
+
+/// What encode would give for all tokens, from what it gave for S parts of
+/// them,
+/// `[S, B, H, M, D]` and `[S, B, H, M]`, float32 or float64:
+///
+///   lse = ln Σ_s exp(lse_s)      z = Σ_s exp(lse_s - lse) z_s
+///
+/// A part without tokens (lse_s = -inf) counts for nothing. With gradients of
+/// any order.
+FLAREC_API std::tuple<at::Tensor, at::Tensor> merge(const at::Tensor &zParts,
+                                                    const at::Tensor &lseParts);
+
+//===-- The backward pass of a mixer whose tokens are in several places
+//-----===//
+
+/// First stage: what these tokens add to dz (float32: add it up over all
+/// places), and delta[n] = grad_y[n]·y[n] for the second.
+FLAREC_API std::tuple<at::Tensor, at::Tensor>
+mixerBackwardLatents(const at::Tensor &gradY, const at::Tensor &q,
+                     const at::Tensor &k, const at::Tensor &y,
+                     const at::Tensor &lseDecode, double scale = 1.0);
+
+/// Second stage, with z, dz and lse_encode of all tokens: gradients for q, k
+/// and v. That for q is in float32 and what these tokens add to it: add it up
+/// over all places, then convert.
+FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor>
+mixerBackwardJoint(const at::Tensor &gradY, const at::Tensor &q,
+                   const at::Tensor &k, const at::Tensor &v,
+                   const at::Tensor &z, const at::Tensor &dz,
+                   const at::Tensor &lseEncode, const at::Tensor &lseDecode,
+                   const at::Tensor &delta, double scale = 1.0);
+
+//===-- What autograd calls
+//------------------------------------------------===//
+// Gradients that are not wanted come back empty. None of these can be
+// differentiated.
+
+/// y, z and the log-sum-exps over tokens and over latents. Gradients flow
+/// through y only.
+FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>
 mixerForward(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
              double scale = 1.0);
 
-/// Gradients for q, k and v of what mixerForward returned as y; those not
-/// wanted come back empty.
-__attribute__((visibility("default")))
-std::tuple<at::Tensor, at::Tensor, at::Tensor>
+/// Gradients for q, k and v of what mixerForward returned as y.
+FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor>
 mixerBackward(const at::Tensor &gradY, const at::Tensor &q, const at::Tensor &k,
               const at::Tensor &v, const at::Tensor &y, const at::Tensor &z,
               const at::Tensor &lseEncode, const at::Tensor &lseDecode,
               double scale = 1.0,
               std::array<bool, 3> wanted = {true, true, true});
 
+/// Gradients for q, k and v of what encode returned.
+FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor>
+encodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
+               const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+               const at::Tensor &z, const at::Tensor &lse, double scale = 1.0,
+               std::array<bool, 3> wanted = {true, true, true});
+
+/// Gradients for k, q and z of what decode returned.
+FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor>
+decodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
+               const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
+               const at::Tensor &y, const at::Tensor &lse, double scale = 1.0,
+               std::array<bool, 3> wanted = {true, true, true});
+
 } // namespace flarec
+
+#undef FLAREC_API

@@ -25,7 +25,10 @@ struct MixerDescription {
 /// supported. The order of `gradients` does not matter.
 std::string request(const MixerDescription &description);
 
-/// The request for any function of the flare dialect, as MLIR text.
-std::string request(const std::string &source, const std::string &target);
+/// The request for any function of the flare dialect, as MLIR text. With
+/// `gradients` (names of arguments, separated by commas, or "*") each becomes
+/// `…_forward` and `…_backward`.
+std::string request(const std::string &source, const std::string &target,
+                    const std::string &gradients = "");
 
 } // namespace flarec

@@ -1,0 +1,143 @@
+//===- launch.cpp - from tensors to kernels -------------------------------===//
+#include "launch.h"
+
+#include "flarec/device.h"
+#include "flarec/kernels.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <shared_mutex>
+#include <unordered_map>
+
+namespace flarec::ops {
+namespace {
+
+TensorRef reference(const at::Tensor &t, const void *data, bool shared) {
+  int64_t axis = shared ? 0 : 1; // of the heads
+  return {const_cast<void *>(data), shared ? 0 : t.stride(0), t.stride(axis),
+          t.stride(axis + 1)};
+}
+
+const std::string &targetOf(const at::Device &device) {
+  static const std::string host = "host";
+  if (device.is_cpu())
+    return host;
+  const DeviceFacts &facts = deviceFacts(device.index());
+  TORCH_CHECK(facts.major >= 8, "flarec: ", facts.name, " (", device,
+              ") has compute capability ", facts.major, ".", facts.minor,
+              "; the kernels need 8.0 or more: use the CPU, or PyTorch's "
+              "scaled_dot_product_attention on this device");
+  return deviceTarget(device.index());
+}
+
+DType dtypeOf(const at::Tensor &t) {
+  return t.scalar_type() == at::kFloat ? DType::F32 : DType::BF16;
+}
+
+/// PyTorch's own threads. A block is much work: no grain size.
+void parallelFor(int64_t count,
+                 const std::function<void(int64_t, int64_t)> &body) {
+  at::parallel_for(0, count, 1, body);
+}
+
+/// Modules by a short key: a request's own text would have to be written and
+/// hashed at each call. They stay for the life of the process.
+std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
+                                    int64_t latents, DType dtype,
+                                    const std::string &gradients,
+                                    const std::string &target) {
+  static std::shared_mutex mutex;
+  static auto &modules =
+      *new std::unordered_map<std::string, std::shared_ptr<Module>>;
+  std::string key = target;
+  for (int64_t part : {int64_t(stage), headDim, latents, int64_t(dtype)})
+    key += std::to_string(part) += ' ';
+  key += gradients;
+  {
+    std::shared_lock lock(mutex);
+    if (auto it = modules.find(key); it != modules.end())
+      return it->second;
+  }
+  std::string names;
+  for (char letter : gradients)
+    (names += names.empty() ? "" : ",") += letter;
+  std::string text =
+      sourceOf(stage, headDim, latents, std::string(name(dtype)));
+  std::shared_ptr<Module> module = kernelsFor(request(text, target, names));
+  std::unique_lock lock(mutex);
+  return modules.try_emplace(key, std::move(module)).first->second;
+}
+
+} // namespace
+
+at::Tensor readable(const at::Tensor &t) {
+  if (t.stride(-1) == 1)
+    return t;
+  if (t.dim() < 4)
+    return t.contiguous();
+  return t.transpose(1, 2).contiguous().transpose(1, 2);
+}
+
+TensorRef input(const at::Tensor &t, bool shared) {
+  return reference(t, t.const_data_ptr(), shared);
+}
+
+TensorRef result(const at::Tensor &t, bool shared) {
+  return reference(t, t.mutable_data_ptr(), shared);
+}
+
+const Function &mixerFunction(const char *name, const Shape &shape,
+                              const at::Tensor &k,
+                              const std::string &gradients) {
+  MixerDescription description;
+  description.headDim = int(shape.headDim.expect_int());
+  description.latents = int(shape.latents.expect_int());
+  description.dtype = dtypeOf(k);
+  description.gradients = gradients;
+  description.target = targetOf(k.device());
+  return kernelsFor(description)->function(name);
+}
+
+const Function &stageFunction(Stage stage, Pass pass, const Shape &shape,
+                              const at::Tensor &k,
+                              const std::string &gradients) {
+  std::string name = nameOf(stage);
+  if (!gradients.empty())
+    name += pass == Pass::Forward ? "_forward" : "_backward";
+  return stageModule(stage, shape.headDim.expect_int(),
+                     shape.latents.expect_int(), dtypeOf(k), gradients,
+                     targetOf(k.device()))
+      ->function(name);
+}
+
+void launch(const Function &function, const Shape &shape, int64_t latentBatch,
+            const at::Tensor &k, const std::vector<TensorRef> &tensors,
+            double scale) {
+  at::Device device = k.device();
+  Sizes sizes;
+  sizes.batch = shape.batch.expect_int();
+  sizes.heads = shape.heads.expect_int();
+  sizes.tokens = shape.tokens.expect_int();
+  sizes.latentBatch = latentBatch;
+  // Given back to PyTorch when this returns: its allocator hands it out on the
+  // same stream only, after these kernels.
+  at::Tensor workspace =
+      at::empty({function.workspaceBytes(sizes)}, k.options().dtype(at::kByte));
+  float scalar = float(scale);
+  std::span<const float> scalars(&scalar, 1);
+  if (device.is_cpu()) {
+    function.launchHost(sizes, tensors, scalars, workspace.data_ptr(),
+                        parallelFor);
+    return;
+  }
+  // Asked at each call: the current stream changes. Through the interface
+  // rather than c10_cuda, which a CPU build of PyTorch does not have.
+  c10::impl::VirtualGuardImpl devices(device.type());
+  CudaStream stream{device.index(),
+                    devices.getStreamNativeHandle(devices.getStream(device))};
+  function.launch(sizes, tensors, scalars, workspace.data_ptr(), stream);
+}
+
+} // namespace flarec::ops
