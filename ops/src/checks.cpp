@@ -30,10 +30,11 @@ void checkAllOnOneDevice(std::initializer_list<Named> tensors) {
 
 void checkDTypes(const Named &k, std::initializer_list<Named> others) {
   at::ScalarType type = k.tensor.scalar_type();
-  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "flarec: ", k.name,
-              " has dtype ", c10::toString(type),
-              "; supported are Float (float32) and BFloat16: convert with "
-              ".to(torch.float32) or .to(torch.bfloat16)");
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 || type == at::kHalf,
+              "flarec: ", k.name, " has dtype ", c10::toString(type),
+              "; supported are Float (float32), BFloat16 and Half (float16): "
+              "convert with .to(torch.float32), .to(torch.bfloat16) or "
+              ".to(torch.float16)");
   for (const Named &t : others)
     TORCH_CHECK(t.tensor.scalar_type() == type, "flarec: ", k.name,
                 " has dtype ", c10::toString(type), " but ", t.name, " has ",

@@ -13,7 +13,7 @@ fails under --strict only: float32 scores x have an error of u|x|, so P one of u
 that holds most of a gradient, a handful of such P make the whole error, and which of two correct implementations is
 luckier there is chance (--judge-sdpa counts how often SDPA's math fails the rule against SDPA's flash: 9 of 196 on a CPU).
 Pooled (at least 1e5 elements a tensor, N >= 1024): rms ratio <= 1.3 at a standard deviation of the scores up to 3, <= 1.5 beyond.
-Log-sum-exps: within 1e-2 (bfloat16) or 1e-5 (float32) of the exact ones, relative to their size where that exceeds 1.
+Log-sum-exps: within 1e-2 (bfloat16, float16) or 1e-5 (float32) of the exact ones, relative to their size where that exceeds 1.
 N = 0: z = 0, lse_encode = -inf, gradients 0. A second run must give the same bits.
 
 One line a check; the exit status is 0 if all hold.
@@ -39,9 +39,9 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import flarec_test
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-UNIT = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
-LSE_TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
+LSE_TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 1e-2, torch.float32: 1e-5}
 TENSORS = ("y", "z", "grad_q", "grad_k", "grad_v")
 
 
@@ -265,7 +265,7 @@ def parse():
     if args.simulate and args.quick:
         args.tokens, args.scores = [0, 1, 65, 333], [1.0, "outliers"]
     # On a GPU SDPA's float32 is three products of TF32 on tensor cores, on a CPU it is float32, about half as wrong.
-    args.yardstick = {"bf16": 1.0, "fp32": 2.0 if args.simulate else 1.0}
+    args.yardstick = {"bf16": 1.0, "fp16": 1.0, "fp32": 2.0 if args.simulate else 1.0}
     return args
 
 
