@@ -15,6 +15,7 @@ luckier there is chance (--judge-sdpa counts how often SDPA's math fails the rul
 Pooled (at least 1e5 elements a tensor, N >= 1024): rms ratio <= 1.3 at a standard deviation of the scores up to 3, <= 1.5 beyond.
 Log-sum-exps: within 1e-2 (bfloat16, float16) or 1e-5 (float32) of the exact ones, relative to their size where that exceeds 1.
 N = 0: z = 0, lse_encode = -inf, gradients 0. A second run must give the same bits.
+float16: also gradients of size 1e-7, 8e3 (3e4 at most) and 3e4, compared where SDPA's results are finite (ours must be, too), and infinities and NaNs.
 
 One line a check; the exit status is 0 if all hold.
 
@@ -56,7 +57,8 @@ def largest(t):
 class Case:
     """Inputs of one case, on the device. `scores`: standard deviation of the scores, or 'outliers'."""
 
-    def __init__(self, args, d, m, n, dtype, scores, scale=1.0, batch=2, heads=2, seed=0, shared=True):
+    def __init__(self, args, d, m, n, dtype, scores, scale=1.0, batch=2, heads=2, seed=0, shared=True, gradient=1.0):
+        self.gradient = gradient
         self.d, self.m, self.n, self.dtype, self.scores, self.scale = d, m, n, dtype, scores, scale
         generator = torch.Generator(device=args.device)
         generator.manual_seed(zlib.crc32(repr((d, m, n, scores, seed)).encode()))
@@ -67,12 +69,13 @@ class Case:
                 t = t * torch.where(torch.rand(shape, device=args.device, generator=generator) < 1e-3, 100.0, 1.0)
             return t
 
-        def tokens_major():
-            return normal(batch, n, heads * d).to(dtype).unflatten(-1, (heads, d)).transpose(1, 2)
+        def tokens_major(size=1.0):
+            t = normal(batch, n, heads * d) * size
+            return (t.clamp(-6e4, 6e4) if dtype == torch.float16 else t).to(dtype).unflatten(-1, (heads, d)).transpose(1, 2)
 
         spread = 1.0 if scores == "outliers" else scores / math.sqrt(d) / scale
         self.q = (normal(*((heads, m, d) if shared else (batch, heads, m, d))) * spread).to(dtype)
-        self.k, self.v, self.grad = tokens_major(), tokens_major(), tokens_major()
+        self.k, self.v, self.grad = tokens_major(), tokens_major(), tokens_major(gradient)
         self.batch = batch
 
     def batched_q(self, dtype):
@@ -81,7 +84,8 @@ class Case:
 
     def __str__(self):
         name = [k for k, v in DTYPES.items() if v == self.dtype][0]
-        return f"D={self.d:<2} M={self.m:<3} N={self.n:<5} {name} scores={self.scores!s:<8} scale={self.scale:<5g}"
+        return f"D={self.d:<2} M={self.m:<3} N={self.n:<5} {name} scores={self.scores!s:<8} scale={self.scale:<5g}" + (
+            f" gradient={self.gradient:g}" if self.gradient != 1 else "")
 
 
 def run_ours(ops, case):
@@ -182,7 +186,11 @@ def check_case(ops, case, yardstick=1.0):
     bad += check_lse(case, lse, exact_lse)
     ratios, near = [], []
     for name in TENSORS:
-        e_ours, e_theirs = ours[name].double() - exact[name], theirs[name].double() - exact[name]
+        # Where float16 cannot hold SDPA's result there is nothing to compare with; where it can we must.
+        held = theirs[name].isfinite()
+        if not ours[name][held].isfinite().all():
+            bad.append(f"{name} is not finite where SDPA's is")
+        e_ours, e_theirs = ((t[name].double() - exact[name])[held] for t in (ours, theirs))
         floor = 2 * UNIT[case.dtype] * cancels[name][0]
         for which, (kind, factor, size) in enumerate((("rms", 1.5, rms), ("largest", 2, largest))):
             mine, sdpas = size(e_ours), yardstick * size(e_theirs)
@@ -193,6 +201,28 @@ def check_case(ops, case, yardstick=1.0):
             if kind == "rms":
                 ratios.append(f"{name} {mine / sdpas:.2f}" if sdpas > 0 else f"{name} {mine:.0e}/0")
     return bad, near, f"rms/{backend}: " + " ".join(ratios)
+
+
+def check_nonfinite(ops, case, value):
+    """One infinity or NaN, in one token of one head: what SDPA makes non-finite we do, and other heads stay clean."""
+    bad = []
+    for name in ("k", "v", "grad"):
+        clean = getattr(case, name)
+        spoilt = clean.clone()
+        spoilt[0, 1, case.n // 2, 1] = value
+        setattr(case, name, spoilt)
+        ours, _ = run_ours(ops, case)
+        theirs, _ = run_sdpa(case)
+        setattr(case, name, clean)
+        for tensor in TENSORS:
+            missing = (~theirs[tensor].isfinite() & ours[tensor].isfinite()).sum().item()
+            heads = ours[tensor].isfinite().flatten(-2).all(-1)
+            touched = heads[..., 1] if heads.dim() == 1 else heads[0, 1]
+            if missing:
+                bad.append(f"{value} in {name}: {tensor} is finite at {missing} places where SDPA's is not")
+            if (~heads).sum() != (~touched).sum():
+                bad.append(f"{value} in {name}: {tensor} is not finite in another head")
+    return bad, [], ""
 
 
 def same_bits(a, b):
@@ -299,6 +329,15 @@ def main():
             case = Case(args, args.head_dims[-1], 17, 65, DTYPES[dtype], 1.0, seed=args.seed, shared=shared)
             case.scale = scale
             report.add(str(case) + (" shared q" if shared else " batched q"), *check_case(ops, case, args.yardstick[dtype]))
+        # Gradients without and under a GradScaler; weights that leave float16's range; values that are no numbers.
+        if "fp16" in args.dtypes:
+            d = args.head_dims[min(1, len(args.head_dims) - 1)]
+            for size, scores, n in itertools.product((1e-7, 8e3, 3e4), (1.0, 10.0), (65, 333)):  # deviations: 8e3 is 3e4 at most
+                case = Case(args, d, 17, n, torch.float16, scores, seed=args.seed, gradient=size)
+                report.add(str(case), *check_case(ops, case))
+            for value in (math.inf, math.nan):
+                case = Case(args, d, 17, 65, torch.float16, 1.0, seed=args.seed)
+                report.add(f"{case} one {value}", *check_nonfinite(ops, case, value))
     if args.pooled or (args.quick and not args.simulate):
         head_dims = args.head_dims if args.pooled else args.head_dims[1:2]
         for d, dtype, scores in itertools.product(head_dims, args.dtypes, (0.3, 1.0, 3.0, 7.0, 10.0) if args.pooled else (1.0, 7.0)):
