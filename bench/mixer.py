@@ -109,7 +109,7 @@ def main():
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--library", default=os.path.join(os.path.dirname(__file__), "../build/lib/libflarec_torch.so"))
     p.add_argument("--shapes", nargs="*", help="H,D,M,N")
-    p.add_argument("--dtype", choices=["bf16", "fp32"], default=None)
+    p.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default=None)
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--json")
@@ -121,7 +121,7 @@ def main():
     if not shapes:
         shapes = [(8, 8, 128, 1 << 20), (8, 8, 64, 1 << 20), (8, 8, 512, 1 << 20), (16, 4, 256, 1 << 20), (8, 16, 128, 1 << 20), (8, 32, 128, 1 << 20),
                   (8, 8, 128, 16384)] if args.device == "cuda" else [(8, 8, 64, 16384), (8, 16, 64, 16384)]
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: torch.bfloat16 if args.device == "cuda" else torch.float32}[args.dtype]
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, None: torch.bfloat16 if args.device == "cuda" else torch.float32}[args.dtype]
     what = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} threads"
     print(f"{what}, torch {torch.__version__}; forward / forward plus backward, ms, medians of {args.rounds}", flush=True)
     rows = [measure(args, *s, dtype) for s in shapes]

@@ -143,8 +143,8 @@ struct Request {
         return error("head dimension " + llvm::Twine(d) + " is not supported; use 4, 8, 16 or 32");
       if (latents < 1 || latents > 512)
         return error(llvm::Twine(latents) + " latents are not supported; use 1 to 512");
-      if (type != "bf16" && type != "f32")
-        return error("dtype '" + type + "' is not supported; use bf16 or f32");
+      if (!llvm::is_contained({"bf16", "f16", "f32"}, type))
+        return error("dtype '" + type + "' is not supported; use bf16, f16 or f32");
       if (gradients.find_first_not_of("qkv") != StringRef::npos)
         return error("gradients '" + gradients + "' must be a subset of qkv");
       for (char c : gradients)

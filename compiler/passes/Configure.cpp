@@ -26,6 +26,7 @@ struct Demand {
   bool tokenRows = false; // makes token values, or contracts pairs over m
   bool joint = false;     // and contracts over n beside
   bool half = false;             // 16-bit tokens
+  bool f16 = false;              // of a type that most products split in two (tiling/Sweep.h)
   bool safe = false;             // has a safe body with operands of its own
   int64_t latents = 0, channels = 0;
   int64_t tokenBytes = 0;   // staged, a token and head
@@ -80,6 +81,7 @@ Demand measure(flare::SweepOp sweep) {
     auto t = typeOf(v);
     int64_t size = t.getElement().getIntOrFloatBitWidth() / 8;
     d.half |= size == 2;
+    d.f16 |= t.getElement().isF16();
     d.tokenBytes += std::max<int64_t>(1, roundUp(t.getChannels(), 8)) * size;
   }
   return d;
@@ -128,7 +130,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     if (!d.tokenRows) {
       // Operands of scores (split in two, f32 ones as TF32), accumulators, sums and references.
       perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + (d.half ? 7 : 12) * d.attends + 2 * d.vectors;
-      fixed = d.half ? 44 + 12 * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
+      fixed = d.half ? 44 + (d.f16 ? 32 : 12) * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
       int64_t most = std::max<int64_t>(1, std::min<int64_t>(6, ((d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
       int64_t needed = (latents / 16 + most - 1) / most; // workers over all
       workers = needed;

@@ -87,7 +87,8 @@ def FlareToTile : Pass<"flare-to-tile", "::mlir::ModuleOp"> {
     Pair values become 16 × 16 blocks inside `tile.pairs`; token values are read from staged rows; latent operands are held in
     registers (rows = m) or stashed (rows = n). `flare.attend` is written twice: without a reference where the staged
     tile's scores are bounded, with a running maximum otherwise. With `sums = mma` the summands of row sums are rounded to 16 bits, with `add` they
-    are f32. A configuration that cannot be run on the target is an error (Feasible.h), as in flare-configure.
+    are f32. Where tokens are f16 only products of stored numbers and an attention's weights are made in it, the latter within tighter
+    bounds; the rest is two addends of bf16 (architecture.md, section 7). A configuration that cannot be run on the target is an error (Feasible.h), as in flare-configure.
   }];
   let options = [Option<"limit", "limit", "double", "60.0", "bound on |x| (base 2) for the fast bodies">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host (all operands f32), sm_80, sm_90a or sm_100a">];

@@ -139,11 +139,13 @@ MixerDescription description(const Options &o, const std::string &target) {
   MixerDescription d{.headDim = o.headDim, .latents = o.latents};
   if (o.dtype.empty() || o.dtype == "bf16")
     d.dtype = DType::BF16;
+  else if (o.dtype == "f16" || o.dtype == "fp16")
+    d.dtype = DType::F16;
   else if (o.dtype == "f32" || o.dtype == "fp32")
     d.dtype = DType::F32;
   else
     throw UsageError(fmt::format(
-        "--dtype: '{}' is not supported; choose bf16 or f32", o.dtype));
+        "--dtype: '{}' is not supported; choose bf16, f16 or f32", o.dtype));
   d.target = target;
   d.configuration = o.config;
   if (o.gradients == "*")
@@ -257,7 +259,7 @@ void tool::addCompile(CLI::App &app) {
                   "Channels of a head (D): 4, 8, 16 or 32");
   sub->add_option("--latents", o->latents, "Latents of a head (M): 1 to 512");
   sub->add_option("--dtype", o->dtype,
-                  "Type of q, k, v and y in memory: bf16 (without it) or f32");
+                  "Type of q, k, v and y in memory: bf16 (without it), f16 or f32");
   sub->add_option("--target", o->target,
                   "host, sm_80, sm_90a, sm_100a, or native: the first GPU's, "
                   "and the host's where there is none")

@@ -38,12 +38,11 @@ void checkDTypes(const Named &k, List others) {
                 "; all must have the same: convert with ", t.name, ".to(",
                 k.name, ".dtype), or call it under torch.autocast");
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 ||
-                  type == at::kDouble,
+                  type == at::kHalf || type == at::kDouble,
               "flarec: ", k.name, " has dtype ", c10::toString(type),
-              "; supported are Float (float32), BFloat16 and, slowly, Double "
-              "(float64): convert with .to(torch.float32) or "
-              ".to(torch.bfloat16), under autocast choose "
-              "dtype=torch.bfloat16");
+              "; supported are Float (float32), BFloat16, Half (float16) and, "
+              "slowly, Double (float64): convert with .to(torch.float32), "
+              ".to(torch.bfloat16) or .to(torch.float16)");
 }
 
 void checkShape(const Named &t, c10::SymIntArrayRef expected,

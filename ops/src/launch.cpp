@@ -33,7 +33,14 @@ const std::string &targetOf(const at::Device &device) {
 }
 
 DType dtypeOf(const at::Tensor &t) {
-  return t.scalar_type() == at::kFloat ? DType::F32 : DType::BF16;
+  switch (t.scalar_type()) {
+  case at::kFloat:
+    return DType::F32;
+  case at::kHalf:
+    return DType::F16;
+  default:
+    return DType::BF16;
+  }
 }
 
 /// PyTorch's own threads. A block is much work: no grain size.

@@ -35,9 +35,6 @@ std::string flarec::request(const MixerDescription &description) {
   if (latents < 1 || latents > 512)
     throw Error(fmt::format(
         "{} latents are not supported; choose from 1 to 512", latents));
-  if (dtype != DType::F32 && dtype != DType::BF16)
-    throw Error(fmt::format("dtype {} is not supported; choose f32 or bf16",
-                            name(dtype)));
   checkTargetName(target);
   std::string ordered;
   for (char input : {'q', 'k', 'v'})

@@ -109,7 +109,7 @@ class Compile(Case):
                 self.assertEqual(results, names)
 
     def test_dtypes(self):
-        for option, dtype in (([], "bf16"), (["--dtype", "bf16"], "bf16"), (["--dtype", "f32"], "f32"), (["--dtype", "fp32"], "f32")):
+        for option, dtype in (([], "bf16"), (["--dtype", "bf16"], "bf16"), (["--dtype", "f16"], "f16"), (["--dtype", "fp16"], "f16"), (["--dtype", "f32"], "f32"), (["--dtype", "fp32"], "f32")):
             with self.subTest(option):
                 self.compile(*SMALL, "--target", "sm_80", *option, "-o", self.path("m.flare"))
                 self.assertEqual(manifest(self.path("m.flare"))["functions"][0]["tensors"][0]["type"], dtype)
@@ -312,8 +312,8 @@ class Mistakes(Case):
             self.refused("compile", "--head-dim", d, "--latents", "8", *out, says=[f"head dim {d} is not supported", "4, 8, 16 or 32"])
         for m in ("513", "-1", "100000"):
             self.refused("compile", "--head-dim", "8", "--latents", m, *out, says=[f"{m} latents are not supported", "1 to 512"])
-        for dtype in ("f16", "f64", "BF16"):
-            self.refused("compile", *SMALL, "--dtype", dtype, *out, code=2, says=[f"'{dtype}' is not supported", "bf16 or f32"])
+        for dtype in ("f64", "BF16"):
+            self.refused("compile", *SMALL, "--dtype", dtype, *out, code=2, says=[f"'{dtype}' is not supported", "bf16, f16 or f32"])
         self.refused("compile", "--head-dim", "eight", "--latents", "8", *out, code=2, says="--head-dim")
         self.refused("compile", *SMALL, "--grad=z", *out, says=["gradients \"z\"", "q, k and v"])
         self.refused("compile", *SMALL, "--grad=qq", *out, says="at most once")

@@ -87,7 +87,7 @@ def draw(seed):
     host = case.target == "host"
     case.d = rng.choice([4, 8, 8, 16, 32])
     case.m = rng.choice([1, 3, 15, 16, 17, 20, 31, 32, 33, 40, 48] + ([] if host else [64, 100, 128, 200, 512]))
-    case.dtype = rng.choice(["bf16", "f32"])
+    case.dtype = rng.choice(["bf16", "f16", "f32"])
     case.gradients = rng.choice(["", "", "qkv", "q", "kv", "qv"])
     case.fields, case.config = draw_config(rng, rng.choice("mn"), host, case.m)
     return case
@@ -149,7 +149,7 @@ def assemble(case, blobs):
 #  Running on the host ------------------------------------------------------------
 
 MARGIN = 4096
-SIZE = {"f32": 4, "bf16": 2}
+SIZE = {"f32": 4, "bf16": 2, "f16": 2}
 
 
 def to_bf16(x):
@@ -169,6 +169,8 @@ class Buffer:
         if values is not None:
             if dtype == "f32":
                 data = array.array("f", values).tobytes()
+            elif dtype == "f16":
+                data = struct.pack(f"<{count}e", *values)
             else:
                 data = array.array("H", [to_bf16(x) for x in values]).tobytes()
             ctypes.memmove(self.address, data, self.size)
@@ -177,6 +179,8 @@ class Buffer:
         data = ctypes.string_at(self.address, self.size)
         if self.dtype == "f32":
             return array.array("f", data).tolist()
+        if self.dtype == "f16":
+            return list(struct.unpack(f"<{self.count}e", data))
         return [struct.unpack("<f", struct.pack("<I", x << 16))[0] for x in array.array("H", data)]
 
     def check_margins(self, what):
@@ -286,7 +290,7 @@ def run_on_host(case, manifest, blobs):
     sums = collections.defaultdict(float)  # of shared latents' gradients
 
     def compare(name, got, want, size, largest):
-        tolerance = (3e-2 if case.dtype == "bf16" else 3e-4) * (1 + largest / 8)
+        tolerance = {"bf16": 3e-2, "f16": 4e-3, "f32": 3e-4}[case.dtype] * (1 + largest / 8)
         for i, (a, w) in enumerate(zip(got, want)):
             if not abs(a - w) <= tolerance * (1e-6 + size):
                 raise Wrong(f"{name}[{i}] is {a}, should be {w} (B={B}, H={H}, N={N}, scale={scale}, spread={spread}, shared={shared})")

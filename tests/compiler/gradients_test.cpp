@@ -83,7 +83,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](auto &info) { return std::string(info.param.name); });
 
 TEST(Gradients, Mixer) {
-  for (const char *type : {"f32", "bf16"})
+  for (const char *type : {"f32", "bf16", "f16"})
     for (bool shared : {false, true}) {
       Program p(mixer(5, 4, type));
       std::mt19937 rng(11);

@@ -13,8 +13,9 @@ fails under --strict only: float32 scores x have an error of u|x|, so P one of u
 that holds most of a gradient, a handful of such P make the whole error, and which of two correct implementations is
 luckier there is chance (--judge-sdpa counts how often SDPA's math fails the rule against SDPA's flash: 9 of 196 on a CPU).
 Pooled (at least 1e5 elements a tensor, N >= 1024): rms ratio <= 1.3 at a standard deviation of the scores up to 3, <= 1.5 beyond.
-Log-sum-exps: within 1e-2 (bfloat16) or 1e-5 (float32) of the exact ones, relative to their size where that exceeds 1.
+Log-sum-exps: within 1e-2 (bfloat16, float16) or 1e-5 (float32) of the exact ones, relative to their size where that exceeds 1.
 N = 0: z = 0, lse_encode = -inf, gradients 0. A second run must give the same bits.
+float16: also gradients of size 1e-7, 8e3 (3e4 at most) and 3e4, compared where SDPA's results are finite (ours must be, too), and infinities and NaNs.
 
 One line a check; the exit status is 0 if all hold.
 
@@ -40,9 +41,9 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import flarec_test
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-UNIT = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
-LSE_TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
+LSE_TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 1e-2, torch.float32: 1e-5}
 TENSORS = ("y", "z", "grad_q", "grad_k", "grad_v")
 
 
@@ -57,7 +58,8 @@ def largest(t):
 class Case:
     """Inputs of one case, on the device. `scores`: standard deviation of the scores, or 'outliers'."""
 
-    def __init__(self, args, d, m, n, dtype, scores, scale=1.0, batch=2, heads=2, seed=0, shared=True):
+    def __init__(self, args, d, m, n, dtype, scores, scale=1.0, batch=2, heads=2, seed=0, shared=True, gradient=1.0):
+        self.gradient = gradient
         self.d, self.m, self.n, self.dtype, self.scores, self.scale = d, m, n, dtype, scores, scale
         generator = torch.Generator(device=args.device)
         generator.manual_seed(zlib.crc32(repr((d, m, n, scores, seed)).encode()))
@@ -68,12 +70,13 @@ class Case:
                 t = t * torch.where(torch.rand(shape, device=args.device, generator=generator) < 1e-3, 100.0, 1.0)
             return t
 
-        def tokens_major():
-            return normal(batch, n, heads * d).to(dtype).unflatten(-1, (heads, d)).transpose(1, 2)
+        def tokens_major(size=1.0):
+            t = normal(batch, n, heads * d) * size
+            return (t.clamp(-6e4, 6e4) if dtype == torch.float16 else t).to(dtype).unflatten(-1, (heads, d)).transpose(1, 2)
 
         spread = 1.0 if scores == "outliers" else scores / math.sqrt(d) / scale
         self.q = (normal(*((heads, m, d) if shared else (batch, heads, m, d))) * spread).to(dtype)
-        self.k, self.v, self.grad = tokens_major(), tokens_major(), tokens_major()
+        self.k, self.v, self.grad = tokens_major(), tokens_major(), tokens_major(gradient)
         self.batch = batch
 
     def batched_q(self, dtype):
@@ -82,7 +85,8 @@ class Case:
 
     def __str__(self):
         name = [k for k, v in DTYPES.items() if v == self.dtype][0]
-        return f"D={self.d:<2} M={self.m:<3} N={self.n:<5} {name} scores={self.scores!s:<8} scale={self.scale:<5g}"
+        return f"D={self.d:<2} M={self.m:<3} N={self.n:<5} {name} scores={self.scores!s:<8} scale={self.scale:<5g}" + (
+            f" gradient={self.gradient:g}" if self.gradient != 1 else "")
 
 
 class Halves:
@@ -113,7 +117,7 @@ def run_ours(ops, case):
 
 
 def run_reference(case):
-    """Exact values; for each tensor rms and largest of the sums of magnitudes that cancel in it; the same with each weight P
+    """Exact values; for each tensor the sums of magnitudes that cancel in it; the same with each weight P
     times |x|; the log-sum-exps."""
     q = case.batched_q(torch.float64)
     k, v, g = case.k.double(), case.v.double(), case.grad.double()
@@ -141,7 +145,7 @@ def run_reference(case):
             grad_k=abs(s) * (size.transpose(-1, -2) @ q.abs()),
             grad_v=encode.transpose(-1, -2) @ (decode @ g.abs()),
         )
-        return {name: (rms(t), largest(t)) for name, t in sums.items()}
+        return sums
 
     exact = dict(y=y, z=z, grad_q=latents(s * (ds @ k)), grad_k=s * (ds.transpose(-1, -2) @ q), grad_v=encode.transpose(-1, -2) @ dz)
     size_x = x.abs().clamp(min=1)
@@ -201,17 +205,43 @@ def check_case(ops, case, yardstick=1.0):
     bad += check_lse(case, lse, exact_lse)
     ratios, near = [], []
     for name in TENSORS:
-        e_ours, e_theirs = ours[name].double() - exact[name], theirs[name].double() - exact[name]
-        floor = 2 * UNIT[case.dtype] * cancels[name][0]
-        for which, (kind, factor, size) in enumerate((("rms", 1.5, rms), ("largest", 2, largest))):
+        # Where float16 cannot hold SDPA's result there is nothing to compare with; where it can we must.
+        held = theirs[name].isfinite()
+        if not ours[name][held].isfinite().all():
+            bad.append(f"{name} is not finite where SDPA's is")
+        e_ours, e_theirs = ((t[name].double() - exact[name])[held] for t in (ours, theirs))
+        floor = 2 * UNIT[case.dtype] * rms(cancels[name][held])
+        for kind, factor, size in (("rms", 1.5, rms), ("largest", 2, largest)):
             mine, sdpas = size(e_ours), yardstick * size(e_theirs)
-            rounding = 2 * UNIT[torch.float32] * cancels_x[name][which]  # of the scores, float32 in every dtype
+            rounding = 2 * UNIT[torch.float32] * size(cancels_x[name][held])  # of the scores, float32 in every dtype
             if not mine <= factor * sdpas + floor:
                 message = f"{name} {kind} error {mine:.3g} > {factor} x {sdpas:.3g} + {floor:.2g}"
                 (near if mine <= factor * sdpas + floor + rounding else bad).append(message)
             if kind == "rms":
                 ratios.append(f"{name} {mine / sdpas:.2f}" if sdpas > 0 else f"{name} {mine:.0e}/0")
     return bad, near, f"rms/{backend}: " + " ".join(ratios)
+
+
+def check_nonfinite(ops, case, value):
+    """One infinity or NaN, in one token of one head: what SDPA makes non-finite we do, and other heads stay clean."""
+    bad = []
+    for name in ("k", "v", "grad"):
+        clean = getattr(case, name)
+        spoilt = clean.clone()
+        spoilt[0, 1, case.n // 2, 1] = value
+        setattr(case, name, spoilt)
+        ours, _ = run_ours(ops, case)
+        theirs, _ = run_sdpa(case)
+        setattr(case, name, clean)
+        for tensor in TENSORS:
+            missing = (~theirs[tensor].isfinite() & ours[tensor].isfinite()).sum().item()
+            heads = ours[tensor].isfinite().flatten(-2).all(-1)
+            touched = heads[..., 1] if heads.dim() == 1 else heads[0, 1]
+            if missing:
+                bad.append(f"{value} in {name}: {tensor} is finite at {missing} places where SDPA's is not")
+            if (~heads).sum() != (~touched).sum():
+                bad.append(f"{value} in {name}: {tensor} is not finite in another head")
+    return bad, [], ""
 
 
 def same_bits(a, b):
@@ -285,7 +315,7 @@ def parse():
     if args.simulate and args.quick:
         args.tokens, args.scores = [0, 1, 65, 333], [1.0, "outliers"]
     # On a GPU SDPA's float32 is three products of TF32 on tensor cores, on a CPU it is float32, about half as wrong.
-    args.yardstick = {"bf16": 1.0, "fp32": 2.0 if args.simulate else 1.0}
+    args.yardstick = {"bf16": 1.0, "fp16": 1.0, "fp32": 2.0 if args.simulate else 1.0}
     return args
 
 
@@ -321,6 +351,15 @@ def main():
             case = Case(args, args.head_dims[-1], 17, 65, DTYPES[dtype], 1.0, seed=args.seed, shared=shared)
             case.scale = scale
             report.add(str(case) + (" shared q" if shared else " batched q"), *check_case(ops, case, args.yardstick[dtype]))
+        # Gradients without and under a GradScaler; weights that leave float16's range; values that are no numbers.
+        if "fp16" in args.dtypes:
+            d = args.head_dims[min(1, len(args.head_dims) - 1)]
+            for size, scores, n in itertools.product((1e-7, 8e3, 3e4), (1.0, 10.0), (65, 333)):  # deviations: 8e3 is 3e4 at most
+                case = Case(args, d, 17, n, torch.float16, scores, seed=args.seed, gradient=size)
+                report.add(str(case), *check_case(ops, case))
+            for value in (math.inf, math.nan):
+                case = Case(args, d, 17, 65, torch.float16, 1.0, seed=args.seed)
+                report.add(f"{case} one {value}", *check_nonfinite(ops, case, value))
     if args.pooled or (args.quick and not args.simulate):
         head_dims = args.head_dims if args.pooled else args.head_dims[1:2]
         for d, dtype, scores in itertools.product(head_dims, args.dtypes, (0.3, 1.0, 3.0, 7.0, 10.0) if args.pooled else (1.0, 7.0)):

@@ -45,8 +45,6 @@ TEST(Description, WhatIsNotSupportedIsNamed) {
               HasSubstr("0 latents are not supported; choose from 1 to 512"));
   EXPECT_THAT(errorWith([](auto &d) { d.latents = 513; }),
               HasSubstr("513 latents"));
-  EXPECT_THAT(errorWith([](auto &d) { d.dtype = DType::F16; }),
-              HasSubstr("dtype f16 is not supported; choose f32 or bf16"));
   EXPECT_THAT(errorWith([](auto &d) { d.gradients = "qx"; }),
               HasSubstr("gradients \"qx\""));
   EXPECT_THAT(errorWith([](auto &d) { d.gradients = "qq"; }),

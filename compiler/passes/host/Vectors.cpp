@@ -73,7 +73,39 @@ Value Emit::widen(Value v, Type e) { // a vector of e, as f32
     Value sixteen = arith::ConstantOp::create(b, loc, DenseElementsAttr::get(wide, int32_t(16)));
     return bitcast(vec(n), arith::ShLIOp::create(b, loc, bits, sixteen));
   }
-  return arith::ExtFOp::create(b, loc, vec(n), bitcast(VectorType::get(n, e), v));
+  return widenF16(v, n);
+}
+
+// f16 by integers: not every x86-64 has instructions for it, and one IR serves all. Numbers below 2^-14 have no leading one; they are
+// written as 2^-14 + x, and an ordinary subtraction makes x of that: nothing below 2^-126 is met, which would count as 0.
+Value Emit::widenF16(Value v, int64_t n) {
+  auto type = VectorType::get(n, b.getI32Type());
+  auto bits = [&](int64_t x) -> Value { return arith::ConstantOp::create(b, loc, DenseElementsAttr::get(type, int32_t(x))); };
+  auto equals = [&](Value x, int64_t y) -> Value { return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, x, bits(y)); };
+  auto plus = [&](Value x, int64_t y) -> Value { return arith::AddIOp::create(b, loc, x, bits(y)); };
+  Value h = arith::ExtUIOp::create(b, loc, type, v);
+  Value size = arith::ShLIOp::create(b, loc, arith::AndIOp::create(b, loc, h, bits(0x7fff)), bits(13));
+  Value exponent = arith::AndIOp::create(b, loc, size, bits(0x0f800000));
+  Value small = arith::SubFOp::create(b, loc, bitcast(vec(n), plus(size, 0x38800000)), bitcast(vec(n), bits(0x38800000)));
+  Value wide = select(equals(exponent, 0x0f800000), plus(size, 0x70000000), plus(size, 0x38000000));
+  wide = select(equals(exponent, 0), bitcast(type, small), wide);
+  Value sign = arith::ShLIOp::create(b, loc, arith::AndIOp::create(b, loc, h, bits(0x8000)), bits(16));
+  return bitcast(vec(n), arith::OrIOp::create(b, loc, wide, sign));
+}
+
+/// 16 f32 as f16, to nearest even; from 65520 on infinity; a NaN stays one.
+Value Emit::narrowBitsF16(Value v) {
+  auto below = [&](Value x, int64_t y) -> Value { return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, x, allBits(y)); };
+  auto shr = [&](Value x, int64_t y) -> Value { return arith::ShRUIOp::create(b, loc, x, allBits(y)); };
+  Value size = arith::AndIOp::create(b, loc, bitcast(ivec(), v), allBits(0x7fffffff));
+  // Adding 1/2 leaves the 24 bits below 2^-1 that f16's smallest numbers have.
+  Value half = bitcast(vec(), allBits(0x3f000000));
+  Value small = arith::SubIOp::create(b, loc, bitcast(ivec(), Value(arith::AddFOp::create(b, loc, bitcast(vec(), size), half))), allBits(0x3f000000));
+  Value odd = arith::AndIOp::create(b, loc, shr(size, 13), allBits(1));
+  Value normal = shr(add(add(size, allBits(0xc8000fff)), odd), 13);
+  Value large = select(below(size, 0x7f800001), allBits(0x7c00), allBits(0x7e00));
+  Value r = select(below(size, 0x38800000), small, select(below(size, 0x47800000), normal, large));
+  return arith::OrIOp::create(b, loc, r, arith::AndIOp::create(b, loc, shr(bitcast(ivec(), v), 16), allBits(0x8000)));
 }
 
 /// 16 f32 as bf16, to nearest even; a NaN stays one.
@@ -90,9 +122,7 @@ Value Emit::narrow(Value v, Type e) {
   if (e.isF32())
     return v;
   auto half = VectorType::get(lanes, b.getI16Type());
-  if (e.isBF16())
-    return arith::TruncIOp::create(b, loc, half, narrowBits(v));
-  return bitcast(half, arith::TruncFOp::create(b, loc, VectorType::get(lanes, e), v));
+  return arith::TruncIOp::create(b, loc, half, e.isBF16() ? narrowBits(v) : narrowBitsF16(v));
 }
 
 Value Emit::rounded(Value v, Type e) {
@@ -100,7 +130,7 @@ Value Emit::rounded(Value v, Type e) {
     return v;
   if (e.isBF16())
     return bitcast(vec(), arith::ShLIOp::create(b, loc, narrowBits(v), allBits(16)));
-  return arith::ExtFOp::create(b, loc, vec(), Value(arith::TruncFOp::create(b, loc, VectorType::get(lanes, e), v)));
+  return widenF16(arith::TruncIOp::create(b, loc, VectorType::get(lanes, b.getI16Type()), narrowBitsF16(v)), lanes);
 }
 
 //===-- Vectors ------------------------------------------------------------//

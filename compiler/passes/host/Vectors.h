@@ -98,6 +98,8 @@ struct Emit {
   Value widen(Value v, Type e);
   Value narrow(Value v, Type e);
   Value narrowBits(Value v);
+  Value widenF16(Value v, int64_t n);
+  Value narrowBitsF16(Value v);
   Value rounded(Value v, Type e);
 };
 

@@ -27,9 +27,11 @@ Value SweepBuilder::toForm(OpBuilder &at, Value t, Form form) {
   auto type = cast<TileType>(t.getType());
   if (form == Form::Wide)
     return t;
-  auto narrow = type.withElement(half);
   if (form == Form::Round)
-    return type.getElement() == half ? t : Value(tile::CastOp::create(at, loc, narrow, t));
+    return type.getElement() == half ? t : Value(tile::CastOp::create(at, loc, type.withElement(half), t));
+  if (type.getElement() != f32())
+    t = tile::CastOp::create(at, loc, type.withElement(f32()), t);
+  auto narrow = type.withElement(splitType(half));
   auto split = tile::SplitOp::create(at, loc, narrow, narrow, t);
   return form == Form::High ? split.getHi() : split.getLo();
 }
@@ -130,11 +132,14 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
   auto pairsOp = tile::PairsOp::create(b, loc, ValueRange(v.inits).getTypes(), v.ins, v.inits, rows, config.getUnroll());
   pairsOp.getRegion().push_back(v.body);
 
-  // New state; a fast body has reference 0.
+  // New state; a fast body has a constant reference.
   next = 0;
-  for (auto [i, op] : llvm::enumerate(ops))
+  for (auto [i, op] : llvm::enumerate(ops)) {
+    auto attend = dyn_cast<flare::AttendOp>(op);
+    double reference = hasWeightsF16(op, half) ? -fastOffset / (attend.getBase2() ? 1 : log2e) : 0.0;
     for (auto [j, t] : llvm::enumerate(state[i]))
-      t = safe || j < 2 ? pairsOp.getResult(next++) : splat(cast<TileType>(t.getType()), 0.0);
+      t = safe || j < 2 ? pairsOp.getResult(next++) : splat(cast<TileType>(t.getType()), reference);
+  }
 
   // Maps: finish the token values and store them.
   DenseMap<Value, Value> finished;
@@ -195,6 +200,11 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       natural |= !a.getBase2();
     if (auto e = dyn_cast<flare::Exp2Op>(op); e && isPair(e))
       natural |= bool(e.getA().getDefiningOp<flare::ScaleOp>());
+  });
+  double bound = half || host ? limit : std::min(limit, wideLimit);
+  fast.walk([&](Operation *op) {
+    if (hasWeightsF16(op, half))
+      bound = std::min(bound, fastLimit);
   });
   Region &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
 
@@ -266,7 +276,7 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       Value ok = carried.back();
       for (auto [guard, factor] : llvm::zip(guards, factors)) {
         Value stage = stages.lookup(storage.tensor.lookup(guard.second));
-        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(half || host ? limit : std::min(limit, wideLimit)));
+        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(bound));
         ok = arith::AndIOp::create(b, loc, ok, small);
       }
       auto ifOp = scf::IfOp::create(b, loc, ValueRange(inits).drop_back().getTypes(), ok, true);

@@ -64,8 +64,8 @@ Value PairBody::slice(Value v, Use use) {
   return formed[{v, use.key()}] = r;
 }
 
-Value PairBody::weight(Value v, Index over) {
-  return slice(v, {over == s.cols ? Role::ColumnWeight : Role::RowWeight, s.half ? Form::Round : Form::Wide});
+Value PairBody::weight(Value v, Index over, Form form) {
+  return slice(v, {over == s.cols ? Role::ColumnWeight : Role::RowWeight, form});
 }
 
 void PairBody::collect(Value v, bool negative, Terms &t) {
@@ -84,6 +84,23 @@ void PairBody::collect(Value v, bool negative, Terms &t) {
   }
 }
 
+void PairBody::add(Value x, Value y, Products &products) {
+  for (auto [f, g] : addendsOf(x, y, s.half)) {
+    Value p = slice(x, {Role::Score, f}), q = slice(y, {Role::Score, g});
+    bool xIsRow = isTokens(x) == (s.rows == Index::n);
+    // One instruction has one element type: f16 and bf16 apart.
+    auto &[as, bs] = products[cast<TileType>(p.getType()).getElement()];
+    as.push_back(xIsRow ? p : q);
+    bs.push_back(xIsRow ? q : p);
+  }
+}
+
+Value PairBody::contracted(Products &products, Value acc) {
+  for (auto &[type, operands] : products)
+    acc = tile::ContractOp::create(inner, s.loc, pairType(s.f32()), operands.first, operands.second, acc, Index::d);
+  return acc;
+}
+
 // (s·q)·k as s·(q·k): products of 16-bit numbers are exact, while s·q rounded to 16 bits is not nearly enough and in two such addends
 // it takes twice the matrix work and, at 2^-17 of its size, still spoils scores in the thousands.
 Value PairBody::scaledProduct(Value x, Value y) {
@@ -93,17 +110,9 @@ Value PairBody::scaledProduct(Value x, Value y) {
       *v = scaled->stored;
       factors.push_back(scaled->factor);
     }
-  SmallVector<Value> as, bs;
-  for (Form f : formsOf(x, s.half))
-    for (Form g : formsOf(y, s.half)) {
-      if (f == Form::Low && g == Form::Low)
-        continue;
-      Value p = slice(x, {Role::Score, f}), q = slice(y, {Role::Score, g});
-      bool xIsRow = isTokens(x) == (s.rows == Index::n);
-      as.push_back(xIsRow ? p : q);
-      bs.push_back(xIsRow ? q : p);
-    }
-  Value r = tile::ContractOp::create(inner, s.loc, pairType(s.f32()), as, bs, Value(), Index::d);
+  Products products;
+  add(x, y, products);
+  Value r = contracted(products, {});
   for (Value f : factors)
     r = tile::ScaleOp::create(inner, s.loc, r.getType(), r, tokens[int(Role::Vector)]->scalar(f));
   return r;
@@ -129,27 +138,16 @@ Value PairBody::sumOf(Terms &t) {
   if (s.half || t.products.empty())
     addVectors();
   if (!t.products.empty()) {
-    SmallVector<Value> as, bs;
+    Products products;
     SmallVector<Value> scaled;
     for (flare::ContractOp dot : t.products) {
       Value x = dot.getA(), y = dot.getB();
-      if (scaledStored(x, s.half) || scaledStored(y, s.half)) {
+      if (scaledStored(x, s.half) || scaledStored(y, s.half))
         scaled.push_back(scaledProduct(x, y));
-        continue;
-      }
-      auto fx = formsOf(x, s.half), fy = formsOf(y, s.half);
-      for (Form f : fx)
-        for (Form g : fy) {
-          if (f == Form::Low && g == Form::Low)
-            continue; // below the last bit kept
-          Value p = slice(x, {Role::Score, f}), q = slice(y, {Role::Score, g});
-          bool xIsRow = isTokens(x) == (s.rows == Index::n);
-          as.push_back(xIsRow ? p : q);
-          bs.push_back(xIsRow ? q : p);
-        }
+      else
+        add(x, y, products);
     }
-    if (!as.empty())
-      acc = tile::ContractOp::create(inner, s.loc, pairType(s.f32()), as, bs, acc, Index::d);
+    acc = contracted(products, acc);
     for (Value x : scaled)
       acc = acc ? Value(tile::AddOp::create(inner, s.loc, x.getType(), x, acc)) : x;
     if (!s.half)
@@ -207,13 +205,40 @@ Value PairBody::pair(Value v) {
 }
 
 Value PairBody::rounded(Value p) {
-  return s.half ? Value(tile::CastOp::create(inner, s.loc, pairType(s.half), p)) : p;
+  return s.half && cast<TileType>(p.getType()).getElement() != s.half ? Value(tile::CastOp::create(inner, s.loc, pairType(s.half), p)) : p;
 }
 
-Value PairBody::summand(Value p) {
-  if (s.config.getSums() == "mma")
-    return cast<TileType>(p.getType()).getElement() == s.half ? p : rounded(p);
-  return cast<TileType>(p.getType()).getElement() == s.f32() ? p : Value(tile::CastOp::create(inner, s.loc, pairType(s.f32()), p));
+std::pair<Value, Value> PairBody::split(Value p) {
+  auto &known = splits[p];
+  if (!known.first) {
+    auto op = tile::SplitOp::create(inner, s.loc, pairType(splitType(s.half)), pairType(splitType(s.half)), p);
+    known = {op.getHi(), op.getLo()};
+  }
+  return known;
+}
+
+Value PairBody::sum(Value p, Value acc, Index over) {
+  auto add = [&](Value x) { acc = tile::SumOp::create(inner, s.loc, acc.getType(), x, acc, over); };
+  bool wide = cast<TileType>(p.getType()).getElement() == s.f32();
+  if (s.config.getSums() != "mma") {
+    add(wide ? p : Value(tile::CastOp::create(inner, s.loc, pairType(s.f32()), p)));
+  } else if (wide && s.half.isF16()) {
+    auto [hi, lo] = split(p);
+    add(lo);
+    add(hi);
+  } else {
+    add(wide ? rounded(p) : p);
+  }
+  return acc;
+}
+
+Value PairBody::contract(Operation *op, Value p, Value w, Value acc) {
+  Index over = overOf(op);
+  for (auto [f, g] : addendsOf(op, s.half)) {
+    Value x = f == Form::High ? split(p).first : f == Form::Low ? split(p).second : f == Form::Round ? rounded(p) : p;
+    acc = tile::ContractOp::create(inner, s.loc, acc.getType(), x, weight(w, over, g), acc, over);
+  }
+  return acc;
 }
 
 bool PairBody::sumsRows() {
@@ -249,37 +274,44 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
   if (auto attend = dyn_cast<flare::AttendOp>(op)) {
     Index over = attend.getOver();
     Value x = maskColumns(pair(attend.getX()), over);
-    Value out = state[0], sum = state[1];
+    Value out = state[0], total = state[1];
+    bool weightsF16 = hasWeightsF16(op, s.half);
+    double unit = attend.getBase2() ? 1 : log2e; // of scores, in those of base 2
+    auto constant = [&](Type t, double v) -> Value { return tile::ConstantOp::create(inner, loc, cast<TileType>(t), inner.getF32FloatAttr(v)); };
     if (safe) {
       Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
+      if (weightsF16)
+        max = tile::AddOp::create(inner, loc, max.getType(), max, constant(max.getType(), -safeHeadroom / unit));
       Value reference = tile::MaxOp::create(inner, loc, state[2].getType(), state[2], max);
       Value old = tile::SubOp::create(inner, loc, reference.getType(), state[2], reference);
       if (!attend.getBase2())
         old = tile::ScaleOp::create(inner, loc, old.getType(), old, log2eConstant());
       Value shrink = tile::Exp2Op::create(inner, loc, reference.getType(), old);
       out = tile::MulOp::create(inner, loc, out.getType(), out, shrink);
-      sum = tile::MulOp::create(inner, loc, sum.getType(), sum, shrink);
+      total = tile::MulOp::create(inner, loc, total.getType(), total, shrink);
       x = tile::SubOp::create(inner, loc, x.getType(), x, reference);
       state[2] = reference;
     }
     if (!attend.getBase2())
       x = tile::ScaleOp::create(inner, loc, x.getType(), x, log2eConstant());
+    if (!safe && weightsF16)
+      x = tile::AddOp::create(inner, loc, x.getType(), x, constant(x.getType(), fastOffset));
     // The sum is that of the weights as rounded, so that they add up to one.
-    Value e = rounded(tile::Exp2Op::create(inner, loc, x.getType(), x));
-    state[0] = tile::ContractOp::create(inner, loc, out.getType(), e, weight(attend.getV(), over), out, over);
-    state[1] = tile::SumOp::create(inner, loc, summand(e), sum, over);
+    Value e = tile::Exp2Op::create(inner, loc, x.getType(), x);
+    if (!splitsPairs(op, s.half))
+      e = rounded(e);
+    state[0] = contract(op, e, attend.getV(), out);
+    state[1] = sum(e, total, over);
   } else if (addsUp(op)) {
     Value p; // with a vector: the sum of their product
     for (Value v : op->getOperands()) {
       Value x = isPair(v) ? pair(v) : vector(v);
       p = p ? Value(tile::MulOp::create(inner, loc, pairType(s.f32()), p, x)) : x;
     }
-    state[0] = tile::SumOp::create(inner, loc, summand(p), state[0], overOf(op));
+    state[0] = sum(p, state[0], overOf(op));
   } else {
     auto dot = cast<flare::ContractOp>(op);
     Value p = isPair(dot.getA()) ? dot.getA() : dot.getB(), w = isPair(dot.getA()) ? dot.getB() : dot.getA();
-    Value rp = rounded(pair(p));
-    state[0] = tile::ContractOp::create(inner, loc, state[0].getType(), rp, weight(w, dot.getOver()), state[0],
-                                        dot.getOver());
+    state[0] = contract(op, pair(p), w, state[0]);
   }
 }

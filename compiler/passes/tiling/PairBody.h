@@ -1,6 +1,7 @@
 // The body of `tile.pairs`: what is done with one block of 16 rows by 16 columns of pairs, in a fast or a safe version.
 #pragma once
 #include "passes/tiling/Kernel.h"
+#include "llvm/ADT/MapVector.h"
 
 namespace flarec::tiling {
 
@@ -19,6 +20,7 @@ struct PairBody {
   std::unique_ptr<Expressions> tokens[numRoles]; // rows = n: the worker's rows; rows = m: slices inside the body
   DenseMap<std::pair<Value, int>, Value> formed;
   DenseMap<Value, Value> pairs;
+  DenseMap<Value, std::pair<Value, Value>> splits;
 
   PairBody(SweepBuilder &s, Region &region, bool safe, OpBuilder &b);
 
@@ -31,7 +33,7 @@ struct PairBody {
   /// The current block's slice of a value of tokens or of latents, for a use.
   Value slice(Value v, Use use);
   Value vector(Value v) { return slice(v, {Role::Vector, Form::Wide}); }
-  Value weight(Value v, Index over);
+  Value weight(Value v, Index over, Form form);
 
   TileType pairType(Type e) { return s.tileOf(tile::blockSize, tile::blockSize, 0, e); }
 
@@ -44,6 +46,11 @@ struct PairBody {
   };
   void collect(Value v, bool negative, Terms &t);
 
+  /// Operands of contractions over d by their element type.
+  using Products = llvm::MapVector<Type, std::pair<SmallVector<Value>, SmallVector<Value>>>;
+  void add(Value x, Value y, Products &products);
+  Value contracted(Products &products, Value acc);
+
   Value sumOf(Terms &t);
   Value scaledProduct(Value x, Value y);
 
@@ -52,10 +59,15 @@ struct PairBody {
   Value log2eConstant() { return arith::ConstantOp::create(inner, s.loc, inner.getF32FloatAttr(log2e)); }
 
   Value rounded(Value p);
-  /// Pairs as `sums` wants them: 16 bits for the matrix instruction, f32 for additions.
-  Value summand(Value p);
+  /// f32 pairs as two addends.
+  std::pair<Value, Value> split(Value p);
 
   //- Reductions
+
+  /// acc + Σ p, with pairs as `sums` wants them: 16 bits for the matrix instruction, f32 for additions.
+  Value sum(Value p, Value acc, Index over);
+  /// acc + Σ p·w of the reduction `op`.
+  Value contract(Operation *op, Value p, Value w, Value acc);
 
   /// Does the region contract pairs over its rows?
   bool sumsRows();

@@ -101,8 +101,52 @@ FailureOr<SmallVector<std::pair<Value, Value>>> tiling::guarded(Region &fast) {
   return r;
 }
 
+namespace {
+bool isStored16(Value v) { return isStored(v) && !typeOf(v).getElement().isF32(); }
+constexpr std::pair<Form, Form> splitAddends[] = {{Form::High, Form::Low}, {Form::Low, Form::High}, {Form::High, Form::High}};
+} // namespace
+
+bool tiling::fitsHalf(Value v, Type half) {
+  if (typeOf(v).getElement() == half)
+    return true;
+  if (auto sweep = v.getDefiningOp<flare::SweepOp>())
+    return fitsHalf(sweep.getFast().front().getTerminator()->getOperand(cast<OpResult>(v).getResultNumber()), half);
+  if (auto cast = v.getDefiningOp<flare::CastOp>())
+    return fitsHalf(cast.getA(), half);
+  auto attend = v.getDefiningOp<flare::AttendOp>();
+  return attend && v == attend.getOut() && fitsHalf(attend.getV(), half);
+}
+
+bool tiling::hasWeightsF16(Operation *op, Type half) {
+  auto attend = dyn_cast<flare::AttendOp>(op);
+  return attend && half && half.isF16() && fitsHalf(attend.getV(), half);
+}
+
+bool tiling::splitsPairs(Operation *op, Type half) { return half && half.isF16() && !hasWeightsF16(op, half); }
+
+SmallVector<std::pair<Form, Form>> tiling::addendsOf(Operation *reduction, Type half) {
+  if (splitsPairs(reduction, half))
+    return SmallVector<std::pair<Form, Form>>(ArrayRef(splitAddends));
+  Form form = half ? Form::Round : Form::Wide;
+  return {{form, form}};
+}
+
+SmallVector<std::pair<Form, Form>> tiling::addendsOf(Value x, Value y, Type half) {
+  if (half && half.isF16()) {
+    if (isStored16(x) && isStored16(y))
+      return {{Form::Round, Form::Round}};
+    return SmallVector<std::pair<Form, Form>>(ArrayRef(splitAddends));
+  }
+  SmallVector<std::pair<Form, Form>> r;
+  for (Form f : formsOf(x, half))
+    for (Form g : formsOf(y, half))
+      if (f != Form::Low || g != Form::Low) // that one is below the last bit kept
+        r.push_back({f, g});
+  return r;
+}
+
 bool tiling::isRounded(Value v, Type half) {
-  if (!half || !isLatents(v) || formsOf(v, half).size() != 1)
+  if (!half || half.isF16() || !isLatents(v) || formsOf(v, half).size() != 1)
     return false;
   return llvm::any_of(v.getUsers(), [&](Operation *u) {
     auto dot = dyn_cast<flare::ContractOp>(u);
@@ -114,9 +158,8 @@ SmallVector<Form> tiling::formsOf(Value v, Type half) {
   if (!half)
     return {Form::Wide};
   Operation *op = v.getDefiningOp();
-  auto stored16 = [&](Value x) { return isStored(x) && !typeOf(x).getElement().isF32(); };
   if (op && isa<flare::MulOp>(op) &&
-      llvm::any_of(op->getOperands(), [&](Value x) { return typeOf(x) && stored16(x); }))
+      llvm::any_of(op->getOperands(), [&](Value x) { return typeOf(x) && isStored16(x); }))
     return {Form::High, Form::Low};
   return {Form::Round};
 }
@@ -154,13 +197,13 @@ struct OperandWalk {
       return;
     Operation *op = v.getDefiningOp();
     if (auto dot = dyn_cast<flare::ContractOp>(op)) { // over d: scores
-      for (Value x : {dot.getA(), dot.getB()}) {
-        if (auto scaled = scaledStored(x, half)) {
-          use(scaled->stored, Role::Score, Form::Round);
-          continue;
-        }
-        for (Form f : formsOf(x, half))
-          use(x, Role::Score, f);
+      Value x = dot.getA(), y = dot.getB();
+      for (Value *v : {&x, &y})
+        if (auto scaled = scaledStored(*v, half))
+          *v = scaled->stored;
+      for (auto [f, g] : addendsOf(x, y, half)) {
+        use(x, Role::Score, f);
+        use(y, Role::Score, g);
       }
       return;
     }
@@ -170,7 +213,10 @@ struct OperandWalk {
   }
   void reduction(Operation *op) {
     // With rows = n columns are latents, so a weight of latents is one of columns.
-    auto weight = [&](Value w) { use(w, Role::ColumnWeight, half ? Form::Round : Form::Wide); };
+    auto weight = [&](Value w) {
+      for (auto [pairs, form] : addendsOf(op, half))
+        use(w, Role::ColumnWeight, form);
+    };
     if (auto attend = dyn_cast<flare::AttendOp>(op)) {
       pair(attend.getX());
       weight(attend.getV());

@@ -20,7 +20,7 @@ inline bool isLatents(Value v) { return typeOf(v) && typeOf(v).getLatents() && !
 inline int64_t padded(int64_t d, bool host) { return host ? std::max<int64_t>(4, llvm::PowerOf2Ceil(d)) : (d + 7) / 8 * 8; }
 inline int64_t blocks(int64_t n) { return (n + tile::blockSize - 1) / tile::blockSize; }
 
-/// How an operand is made from its value: f32, rounded to 16 bits, or one of the two addends of a split.
+/// How an operand is made from its value: f32, rounded to 16 bits, or one of the two addends of a split (of `splitType`).
 enum class Form { Wide, Round, High, Low };
 /// Where it goes, which decides its layout: into scores (contracted over d), into a contraction of pairs with
 /// columns or rows, or elementwise into pairs.
@@ -51,6 +51,22 @@ int64_t latentsOf(flare::SweepOp sweep);
 /// The 16-bit type of its operands, or null: f32 operands.
 Type halfOf(flare::SweepOp sweep, bool host);
 
+/// f16 has 5 bits of exponent. What is stored in f16 is an exact operand, and a softmax's weights are made so that they fit (below);
+/// anything else has a range of its own (gradients of 1e-7, or 2^16 times as large; 2^-lse times either) and is two addends of bf16:
+/// the range of f32, an error of 2^-17, three products where f16 would be one. For bf16 tokens one addend is mostly enough.
+inline Type splitType(Type half) { return half && half.isF16() ? Type(BFloat16Type::get(half.getContext())) : half; }
+
+/// Weights 2^(x - reference) in f16 keep all their bits in 2^-14 … 2^16. Fast: |x| ≤ fastLimit and a reference of -fastOffset.
+/// Safe: the reference is the largest score less safeHeadroom, so that weights of 2^-29 of the largest are as exact as that.
+constexpr double fastLimit = 14.9, fastOffset = 1, safeHeadroom = 15;
+
+/// Are all of v's values within f16's range, because they are stored so or are weighted means of such?
+bool fitsHalf(Value v, Type half);
+/// Does an attention round its weights to f16? Otherwise they are as any pairs of f32.
+bool hasWeightsF16(Operation *op, Type half);
+/// Do pairs that this op reduces, and what it contracts them with, have two addends each?
+bool splitsPairs(Operation *op, Type half);
+
 /// The norm bound of all scores that a fast body exponentiates: pairs of (latent operand, token operand).
 FailureOr<SmallVector<std::pair<Value, Value>>> guarded(Region &fast);
 
@@ -61,6 +77,10 @@ bool isVersioned(flare::SweepOp sweep);
 bool isRounded(Value v, Type half);
 /// 16-bit values times an f32 vector would lose in rounding what storing them kept: two addends.
 SmallVector<Form> formsOf(Value v, Type half);
+/// The addends of Σ_d x·y: forms of x and of y.
+SmallVector<std::pair<Form, Form>> addendsOf(Value x, Value y, Type half);
+/// Of a contraction of pairs: forms of the pairs and of what they are contracted with.
+SmallVector<std::pair<Form, Form>> addendsOf(Operation *reduction, Type half);
 
 /// An operand s·t with t stored in 16 bits: products with t alone are exact, and s is a factor of the sum.
 struct Scaled {

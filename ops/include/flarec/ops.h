@@ -15,7 +15,7 @@
 // D is 4, 8, 16 or 32 and M 1 to 512; B, H and N are any. Without tokens z is
 // 0, its log-sum-exp -inf, and all gradients are 0.
 //
-// DTypes. q, k, v, y and their gradients have one dtype, float32 or bfloat16;
+// DTypes. q, k, v, y and their gradients have one dtype, float32, bfloat16 or float16;
 // z, dz, log-sum-exps and deltas are float32 in either case. Under autocast q,
 // k and v are cast to autocast's dtype (z to float32); without it mixed dtypes
 // are an error. float64 goes through PyTorch's own operators, in O(N M) memory:

@@ -12,7 +12,7 @@ namespace flarec {
 struct MixerDescription {
   int headDim = 0;          ///< 4, 8, 16 or 32
   int latents = 0;          ///< 1 to 512
-  DType dtype = DType::F32; ///< f32 or bf16
+  DType dtype = DType::F32; ///< f32, bf16 or f16
   std::string gradients; ///< of "qkv"; empty: "mixer_forward" alone, otherwise
                          ///< "mixer_backward" too
   std::string target;    ///< "host", "sm_80", "sm_90a", "sm_100a"

@@ -66,7 +66,9 @@ std::string makeArtefact(const std::string &request) {
   if (json.at("target") != "host")
     throw std::runtime_error("the stand-in compiles for the host only");
   auto mixer = json.at("mixer");
-  DType type = mixer.at("dtype") == "f32" ? DType::F32 : DType::BF16;
+  DType type = mixer.at("dtype") == "f32"    ? DType::F32
+               : mixer.at("dtype") == "f16" ? DType::F16
+                                            : DType::BF16;
   std::string gradients = mixer.at("gradients");
   int64_t headDim = mixer.at("head_dim"), latents = mixer.at("latents");
   constexpr auto input = Role::Input, result = Role::Result;
@@ -125,7 +127,9 @@ std::string makeArtefact(const std::string &request) {
     manifest.functions.push_back(backward);
   }
   return Artefact(manifest,
-                  {readFile(type == DType::F32 ? KERNELS_F32 : KERNELS_BF16)})
+                  {readFile(type == DType::F32   ? KERNELS_F32
+                             : type == DType::F16 ? KERNELS_F16
+                                                  : KERNELS_BF16)})
       .serialise();
 }
 

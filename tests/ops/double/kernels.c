@@ -1,7 +1,7 @@
 /* The mixer as plain loops, in the ABI of docs/artefact.md: what the tests of the ops run where no compiler is built, and
    an implementation that shares nothing with it. One (batch, head) a block, sums in double.
 
-   Compiled once with TYPE_F32 and once with TYPE_BF16. D and M are read off z, which is contiguous [B, H, M, D]. */
+   Compiled once with each of TYPE_F32, TYPE_BF16 and TYPE_F16. D and M are read off z, which is contiguous [B, H, M, D]. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -11,6 +11,10 @@
 typedef float element;
 static double load(element e) { return e; }
 static element store(double x) { return (float)x; }
+#elif defined(TYPE_F16)
+typedef _Float16 element;
+static double load(element e) { return (double)e; }
+static element store(double x) { return (_Float16)x; }
 #else
 typedef uint16_t element;
 static double load(element e) {
