@@ -58,7 +58,7 @@ def largest(t):
 class Case:
     """Inputs of one case, on the device. `scores`: standard deviation of the scores, or 'outliers'."""
 
-    def __init__(self, args, d, m, n, dtype, scores, scale=1.0, batch=2, heads=2, seed=0, shared=True, gradient=1.0):
+    def __init__(self, args, d, m, n, dtype, scores, scale=1.0, batch=2, heads=2, seed=0, shared=True, gradient=1.0, apart=0):
         self.gradient = gradient
         self.d, self.m, self.n, self.dtype, self.scores, self.scale = d, m, n, dtype, scores, scale
         generator = torch.Generator(device=args.device)
@@ -71,8 +71,12 @@ class Case:
             return t
 
         def tokens_major(size=1.0):
-            t = normal(batch, n, heads * d) * size
-            return (t.clamp(-6e4, 6e4) if dtype == torch.float16 else t).to(dtype).unflatten(-1, (heads, d)).transpose(1, 2)
+            t = normal(batch, n, heads * d + apart) * size  # `apart` elements between rows and before the first
+            t = t[..., apart:]
+            t = t.clamp(-6e4, 6e4) if dtype == torch.float16 else t
+            if apart:  # the conversion keeps the strides of what is not dense
+                t = torch.nn.functional.pad(t, (apart, 0)).to(dtype)[..., apart:]
+            return t.to(dtype).unflatten(-1, (heads, d)).transpose(1, 2)
 
         spread = 1.0 if scores == "outliers" else scores / math.sqrt(d) / scale
         self.q = (normal(*((heads, m, d) if shared else (batch, heads, m, d))) * spread).to(dtype)
@@ -351,6 +355,10 @@ def main():
             case = Case(args, args.head_dims[-1], 17, 65, DTYPES[dtype], 1.0, seed=args.seed, shared=shared)
             case.scale = scale
             report.add(str(case) + (" shared q" if shared else " batched q"), *check_case(ops, case, args.yardstick[dtype]))
+        # Rows at odd addresses, heads that no block's number of them divides.
+        for dtype, heads, n in itertools.product(args.dtypes, (1, 3), (65, 200)):
+            case = Case(args, args.head_dims[-1], 33, n, DTYPES[dtype], 1.0, heads=heads, seed=args.seed, apart=1)
+            report.add(str(case) + f" H={heads}, unaligned", *check_case(ops, case, args.yardstick[dtype]))
         # Gradients without and under a GradScaler; weights that leave float16's range; values that are no numbers.
         if "fp16" in args.dtypes:
             d = args.head_dims[min(1, len(args.head_dims) - 1)]
