@@ -38,14 +38,3 @@ func.func @foreign(%k: !nd) -> !flare.tensor<n, d=8, f32> {
   }
   return %y : !flare.tensor<n, d=8, f32>
 }
-
-// -----
-
-func.func @hopeless(%k: !flare.tensor<n, d=12, bf16>) -> !flare.tensor<n, d=12, f32> {
-  // expected-error @+1 {{the heuristic finds no configuration: it reads tokens of 12 channels of bf16, 24 bytes a row}}
-  %y = flare.sweep -> !flare.tensor<n, d=12, f32> {
-    %a = flare.neg %k : !flare.tensor<n, d=12, bf16>
-    flare.yield %a : !flare.tensor<n, d=12, f32>
-  }
-  return %y : !flare.tensor<n, d=12, f32>
-}
