@@ -6,7 +6,10 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 using namespace flarec;
 
@@ -111,6 +114,20 @@ Artefact Artefact::read(const std::filesystem::path &path) {
 }
 
 void Artefact::write(const std::filesystem::path &path) const {
+  // A device or a pipe that the user names is written to: published, it would
+  // be replaced by a file.
+  std::error_code ignored;
+  auto kind = std::filesystem::status(path, ignored).type();
+  if (kind == std::filesystem::file_type::character ||
+      kind == std::filesystem::file_type::block ||
+      kind == std::filesystem::file_type::fifo) {
+    std::ofstream out(path, std::ios::binary);
+    out << serialise() << std::flush;
+    if (!out)
+      throw Error(fmt::format("cannot write the artefact {}: {}", path.string(),
+                              std::strerror(errno)));
+    return;
+  }
   if (auto problem = publishFile(path, serialise()))
     throw Error(fmt::format("cannot write the artefact {}: {}", path.string(),
                             *problem));

@@ -48,10 +48,6 @@ std::optional<std::string> flarec::readFile(const std::filesystem::path &path,
 
 std::optional<std::string>
 flarec::publishFile(const std::filesystem::path &path, std::string_view bytes) {
-  // A device, a pipe: written to, not replaced by a file.
-  std::error_code ignored;
-  auto status = std::filesystem::status(path, ignored);
-  bool special = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
   // Process, time and count: unique among the threads of this machine, and
   // O_EXCL guards against those of others.
   static std::atomic<unsigned> count{0};
@@ -60,9 +56,8 @@ flarec::publishFile(const std::filesystem::path &path, std::string_view bytes) {
       path.parent_path() / fmt::format(".{}.{}-{:x}-{}.tmp",
                                        path.filename().string(), getpid(),
                                        uint64_t(now), count++);
-  int fd = special ? open(path.c_str(), O_WRONLY | O_CLOEXEC)
-                   : open(temporary.c_str(),
-                          O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  int fd =
+      open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd < 0)
     return std::string(std::strerror(errno));
   int failure = 0;
@@ -76,12 +71,11 @@ flarec::publishFile(const std::filesystem::path &path, std::string_view bytes) {
   // Network file systems report a full disk here.
   if (close(fd) != 0 && !failure)
     failure = errno;
-  if (!failure && !special && rename(temporary.c_str(), path.c_str()) != 0)
+  if (!failure && rename(temporary.c_str(), path.c_str()) != 0)
     failure = errno;
   if (!failure)
     return std::nullopt;
-  if (!special)
-    unlink(temporary.c_str());
+  unlink(temporary.c_str());
   return std::string(std::strerror(failure));
 }
 

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -355,6 +356,33 @@ class Mistakes(Case):
         (self.folder / "file").write_text("")
         self.refused(*base, self.path("file/m.flare"), says="is a file")
         self.refused(*base, "/proc/m.flare", says="cannot write the artefact")
+        # A pipe is written to and stays a pipe; what does not fit a device is said.
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDWR)  # keeps it open: the artefact would not fit, so it is read as it comes
+        taken = []
+        thread = threading.Thread(target=lambda: taken.append(os.read(reader, 8)))
+        thread.start()
+        process = subprocess.Popen([FLAREC, *base, str(pipe)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        thread.join(60)
+        process.kill()
+        process.wait()
+        os.close(reader)
+        self.assertEqual(taken[0][:6], b"FLAREC")
+        self.assertTrue(stat.S_ISFIFO(pipe.stat().st_mode))
+        self.refused(*base, "/dev/full", says="No space left")
+
+    def test_functions_that_are_none(self):
+        for text, says in (("func.func private @f(i32) -> i32", "is only declared"),
+                           ("func.func @f(%c: i1) { cf.cond_br %c, ^a, ^a\n^a: return }", "one block of straight-line ops")):  # fmt: skip
+            (self.folder / "f.mlir").write_text(text)
+            for target in ("host", "sm_80"):
+                self.refused("compile", self.path("f.mlir"), "--target", target, "-o", self.path("m.flare"), says=says)
+
+    def test_stage_of_another_target(self):
+        self.compile(*SMALL, "--target", "host", "--dump-stages", self.path("host"), "-o", self.path("m.flare"))
+        self.refused("compile", *SMALL, "--target", "sm_80", "--from-stage", self.path("host/3-tile.mlir"), "-o", self.path("m.flare"),
+                     says="is it a stage of another target?")  # fmt: skip
         if os.getuid() != 0:
             closed = self.folder / "closed"
             closed.mkdir()

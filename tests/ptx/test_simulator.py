@@ -206,6 +206,22 @@ class Kernels(unittest.TestCase):
         request = {"mixer": {"head_dim": 8, "latents": 64, "dtype": "bf16", "gradients": "qkv"}, "target": "sm_90a", "config": ""}
         return budgets.read_artefact(budgets.compile_artefact(LIBRARY, request))
 
+    def test_any_finite_scores(self):
+        """A maximum must have the bits of the score that it is subtracted from, or the difference overflows 2^x."""
+        import torch
+        from simulated_ops import Ops
+
+        generator = torch.Generator().manual_seed(5)
+        tensor = lambda *shape: torch.randn(shape, generator=generator).to(torch.bfloat16)
+        q, k, v = tensor(2, 17, 8), tensor(1, 2, 65, 8), tensor(1, 2, 65, 8)
+        for scale in (1e4, 1e10, 1e30):
+            y, z, *_ = Ops(LIBRARY).mixer_forward(q, k, v, scale)
+            scores = scale * (q.double() @ k.double().transpose(-1, -2))
+            latents = torch.softmax(scores, -1) @ v.double()
+            exact = torch.softmax(scores, -2).transpose(-1, -2) @ latents
+            self.assertLess((z.double() - latents).abs().max(), 0.02, scale)
+            self.assertLess((y.double() - exact).abs().max(), 0.02, scale)
+
     def test_mutations(self):
         import torch
         from simulated_ops import Function
