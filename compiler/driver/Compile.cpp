@@ -5,6 +5,7 @@
 #include "driver/Version.h"
 #include "flarec/compiler.h"
 #include "flare/Flare.h"
+#include "passes/Feasible.h"
 #include "passes/Passes.h"
 #include "tile/Tile.h"
 #include "mlir/Conversion/Passes.h"
@@ -133,7 +134,7 @@ struct Request {
       r.sourceName = "source";
     r.time = o->getBoolean("time").value_or(false);
     r.report = o->getBoolean("report").value_or(false);
-    if (!llvm::is_contained({"host", "sm_80", "sm_90a", "sm_100a"}, r.target))
+    if (!isTarget(r.target))
       return error("unknown target '" + r.target + "'; known are host, sm_80, sm_90a and sm_100a");
     if (auto *m = o->getObject("mixer")) {
       int64_t d = m->getInteger("head_dim").value_or(0), latents = m->getInteger("latents").value_or(0);
@@ -554,7 +555,7 @@ void flarec_free(void *p) { free(p); }
 const char *flarec_version(void) { return flarecVersion(); }
 
 char *flarec_stages(const char *target, const char *gradients) {
-  if (!llvm::is_contained({"host", "sm_80", "sm_90a", "sm_100a"}, StringRef(target)))
+  if (!isTarget(target))
     return nullptr;
   std::vector<Stage> stages = pipeline({target, gradients != nullptr, gradients ? gradients : ""});
   std::vector<std::string> names = Compiler::stageNames(stages, target);

@@ -2,6 +2,7 @@
 #include "flare/Flare.h"
 #include "passes/Feasible.h"
 #include "passes/Passes.h"
+#include "passes/Sizes.h"
 #include "tile/Tile.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "llvm/ADT/SetVector.h"
@@ -19,7 +20,6 @@ using flare::Index;
 namespace {
 
 FlareTensorType typeOf(Value v) { return dyn_cast<FlareTensorType>(v.getType()); }
-int64_t roundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 /// What a sweep holds and moves, counted from its ops.
 struct Demand {

@@ -45,9 +45,6 @@ bool flarec::isJoint(tile::ConfigAttr config, flare::SweepOp sweep) {
 //===-- Shared memory --------------------------------------------------------//
 
 namespace {
-int64_t roundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-int64_t bytesOf(Type t) { return t.getIntOrFloatBitWidth() / 8; }
-
 /// A stash entry: 16 latents at a time, each lane's registers side by side (tile-to-nvvm).
 int64_t parkedBytes(Value v, Use use, int64_t latents) {
   int units = int(padded(typeOf(v).getChannels(), false) / 8);
@@ -55,7 +52,7 @@ int64_t parkedBytes(Value v, Use use, int64_t latents) {
              : use.role == Role::Score ? fragment::column(Axis::m, units)
                                        : fragment::weight(Axis::m, units);
   int64_t registers = use.form == Form::Wide ? l.registerCount() : l.registerCount() / 2;
-  return blocks(latents) * registers * 128;
+  return blocksOf(latents) * registers * 128;
 }
 } // namespace
 
@@ -97,7 +94,7 @@ struct Rules {
   Rules(tile::ConfigAttr c, flare::SweepOp sweep, StringRef target, llvm::raw_string_ostream &why)
       : c(c), sweep(sweep), target(target), why(why), latents(latentsOf(sweep)), host(target == "host"), tokenRows(c.getRows() == Index::n),
         half(halfOf(sweep, host)) {
-    columnBlocks = tokenRows ? std::max<int64_t>(1, blocks(latents)) : c.getTile() / tile::blockSize;
+    columnBlocks = tokenRows ? std::max<int64_t>(1, blocksOf(latents)) : c.getTile() / tile::blockSize;
   }
 
   /// Each rule answers true, or false after it has said why.
@@ -332,7 +329,7 @@ struct Rules {
   /// Blocks of 16 × 16 pairs are written out one after the other: more than these only take time to compile.
   bool straightLine() {
     constexpr int64_t most = 64;
-    int64_t columns = c.getUnroll() ? c.getUnroll() : columnBlocks, rows = blocks(c.getWorkerRows());
+    int64_t columns = c.getUnroll() ? c.getUnroll() : columnBlocks, rows = blocksOf(c.getWorkerRows());
     if (columns * rows <= most)
       return true;
     why << columns << " blocks of columns at once (unroll = " << c.getUnroll() << ") for " << rows << " blocks of rows (worker_rows = "

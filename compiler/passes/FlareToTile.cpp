@@ -99,7 +99,7 @@ struct ProgramBuilder {
         if (!seen.insert(op).second)
           continue;
         auto t = typeOf(op->getResult(0));
-        int64_t rows = config.getRows() == Index::m ? t.getLatents() : blocks(t.getLatents()) * tile::blockSize * copies;
+        int64_t rows = config.getRows() == Index::m ? t.getLatents() : blocksOf(t.getLatents()) * tile::blockSize * copies;
         auto add = [&](int64_t channels, StringRef what) {
           auto type = FlareTensorType::get(b.getContext(), false, rows, channels, b.getF32Type());
           partials[s].push_back(addArgument(b, type, what.str() + "_" + std::to_string(s) + "_" + std::to_string(i), "workspace",

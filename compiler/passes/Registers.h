@@ -2,6 +2,7 @@
 #pragma once
 #include "layout/Layout.h"
 #include "passes/LayoutAttr.h"
+#include "passes/Sizes.h"
 #include "tile/Tile.h"
 #include <numeric>
 
@@ -11,7 +12,6 @@ namespace flarec {
 using Registers = llvm::SmallVector<mlir::Value>;
 
 inline Layout layoutOf(tile::TileType t) { return fromAttr(t.getLayout()); }
-inline int64_t blocksOf(int64_t n) { return (n + tile::blockSize - 1) / tile::blockSize; }
 
 /// How many times the layout must be repeated to cover the tile.
 inline int64_t blocksOf(tile::TileType t) {
@@ -26,7 +26,7 @@ inline int64_t blocksOf(tile::TileType t) {
 
 /// What the address of a row is a multiple of, where rows lie side by side: 16 bytes at most, which is the most that one copy moves.
 inline int64_t rowAlignment(flare::FlareTensorType t) {
-  return std::gcd<int64_t>(16, t.getChannels() * (t.getElement().getIntOrFloatBitWidth() / 8));
+  return std::gcd<int64_t>(16, t.getChannels() * bytesOf(t.getElement()));
 }
 
 } // namespace flarec

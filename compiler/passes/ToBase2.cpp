@@ -1,6 +1,7 @@
 // flare-to-base-2: sink log2(e) into the latents' side of scores, for 16-bit tokens.
 #include "flare/Flare.h"
 #include "passes/Passes.h"
+#include "passes/Sizes.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/BuiltinOps.h"
@@ -13,11 +14,10 @@ namespace flarec {
 } // namespace flarec
 
 using namespace mlir;
+using namespace flarec;
 using namespace flarec::flare;
 
 namespace {
-
-constexpr double log2e = 1.4426950408889634;
 
 bool isTokens16(Value v) {
   auto t = dyn_cast<FlareTensorType>(v.getType());

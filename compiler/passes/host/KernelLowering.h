@@ -74,7 +74,7 @@ struct KernelLowering : Emit {
   DenseMap<Value, Parked> destinations; // where a branch must leave a tile
 
   KernelLowering(OpBuilder builder, Location loc, tile::ProgramOp program, tile::KernelOp kernel)
-      : Emit{builder, loc}, program(program), kernel(kernel) {
+      : Emit{{builder, loc}}, program(program), kernel(kernel) {
     if (kernel.getConfig()) {
       config = kernel.getConfigAttr();
       rows = config.getRows();

@@ -70,7 +70,7 @@ struct KernelLowering : Emit {
   LogicalResult status = success();
 
   KernelLowering(OpBuilder builder, Location loc, tile::ProgramOp program, tile::KernelOp kernel, bool aligned)
-      : Emit{builder, loc}, program(program), kernel(kernel), config(kernel.getConfigAttr()), aligned(aligned) {}
+      : Emit{{builder, loc}}, program(program), kernel(kernel), config(kernel.getConfigAttr()), aligned(aligned) {}
 
   //-- Lanes and layouts
   /// Σ over lane bits of their step along an axis times `scale`, as i32; runs of doubling steps become one mask and shift.
@@ -171,7 +171,6 @@ struct KernelLowering : Emit {
 
   //-- Merges: workers take every workers-th split, then add up in order through shared memory
   static constexpr int64_t mergeWorkers = 8;
-  static constexpr double log2e = 1.4426950408889634;
   Tensor partialAt(Value tensor, Value s, Value batchIndex);
   /// The rows of a partial, batch already in the pointer.
   Registers loadPartial(Value tensor, TileType type, Value s, Value batchIndex, Value row);

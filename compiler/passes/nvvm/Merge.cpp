@@ -90,8 +90,6 @@ void KernelLowering::emit(tile::MergeSumOp op) {
   Value at = number(op.getAt());
   int64_t n = layoutOf(type).registerCount();
   Tensor t = tensors[op.getPartial()];
-  int64_t latents = 0;
-  kernel.walk([&](tile::StoreOp s) { latents = std::max(latents, s.getTensor().getType().getLatents()); });
   int64_t copies = copiesOf(op.getPartial());
   int64_t copyRows = t.rows() / copies;
   // Shared latents: the batches of one latent batch follow each other.
@@ -129,7 +127,6 @@ void KernelLowering::emit(tile::MergeSumOp op) {
     for (int64_t j = 0; j < n; ++j)
       r[j] = fadd(r[j], all[w][j]);
   tiles[op.getResult()] = r;
-  (void)latents;
 }
 
 int64_t KernelLowering::copiesOf(Value tensor) {

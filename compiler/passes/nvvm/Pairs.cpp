@@ -106,8 +106,6 @@ void KernelLowering::emit(tile::PairsOp op) {
     state.push_back(tiles[v]);
   int64_t unroll = op.getUnroll() == 0 || columnState ? colBlocks : std::min<int64_t>(op.getUnroll(), colBlocks);
   int64_t looped = colBlocks / unroll * unroll;
-  int64_t rowSize = rows == Index::n ? 1 : 0;
-  (void)rowSize;
   if (looped > unroll) {
     Registers flat;
     for (auto &s : state)

@@ -47,7 +47,7 @@ Value SweepBuilder::latentOperand(Value v, Use use) {
   Value t = toForm(stashBuilder, parked[int(use.role)]->eval(v), use.form);
   auto type = cast<TileType>(t.getType());
   // The stash op is made when all its results are known; until then a placeholder stands for each.
-  auto stashType = tile::StashType::get(b.getContext(), blocks(latents) * tile::blockSize, type.getD(), type.getElement());
+  auto stashType = tile::StashType::get(b.getContext(), blocksOf(latents) * tile::blockSize, type.getD(), type.getElement());
   Value placeholder = UnrealizedConversionCastOp::create(prologueBuilder, loc, TypeRange{stashType}, ValueRange{}).getResult(0);
   stashYields.push_back(t);
   stashPlaceholders.push_back(placeholder);
@@ -60,7 +60,7 @@ void SweepBuilder::finishStash() {
     return;
   }
   tile::YieldOp::create(stashBuilder, loc, stashYields);
-  auto stash = tile::StashOp::create(prologueBuilder, loc, ValueRange(stashPlaceholders).getTypes(), blocks(latents) * tile::blockSize);
+  auto stash = tile::StashOp::create(prologueBuilder, loc, ValueRange(stashPlaceholders).getTypes(), blocksOf(latents) * tile::blockSize);
   stash.getRegion().push_back(stashBody);
   for (auto [p, r] : llvm::zip(stashPlaceholders, stash.getResults())) {
     p.replaceAllUsesWith(r);
@@ -71,7 +71,7 @@ void SweepBuilder::finishStash() {
 SmallVector<TileType> SweepBuilder::stateTypes(Operation *op) {
   Index over = overOf(op);
   Index kept = over == Index::n ? Index::m : Index::n;
-  int64_t count = kept == rows ? rowCount() : blocks(latents) * tile::blockSize;
+  int64_t count = kept == rows ? rowCount() : blocksOf(latents) * tile::blockSize;
   int64_t d = 0;
   if (auto t = typeOf(op->getResult(0)); t.getChannels())
     d = padded(t.getChannels(), host);

@@ -5,8 +5,6 @@
 
 namespace flarec::tiling {
 
-constexpr double log2e = 1.4426950408889634;
-
 struct PairBody {
   SweepBuilder &s;
   Region &region;

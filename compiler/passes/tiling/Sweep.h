@@ -2,6 +2,7 @@
 // operands enter matrix instructions, which norms bound its scores. Pure questions; nothing here builds IR.
 #pragma once
 #include "flare/Flare.h"
+#include "passes/Sizes.h"
 #include "tile/Tile.h"
 #include "llvm/ADT/SetVector.h"
 
@@ -17,8 +18,7 @@ inline bool isPair(Value v) { return typeOf(v) && typeOf(v).isPair(); }
 inline bool isLatents(Value v) { return typeOf(v) && typeOf(v).getLatents() && !typeOf(v).getTokens(); }
 /// Channels as fragments have them: a multiple of 8, the K of the smallest matrix instruction.
 /// On the host: a power of two, at least a quarter of a vector.
-inline int64_t padded(int64_t d, bool host) { return host ? std::max<int64_t>(4, llvm::PowerOf2Ceil(d)) : (d + 7) / 8 * 8; }
-inline int64_t blocks(int64_t n) { return (n + tile::blockSize - 1) / tile::blockSize; }
+inline int64_t padded(int64_t d, bool host) { return host ? std::max<int64_t>(4, llvm::PowerOf2Ceil(d)) : roundUp(d, 8); }
 
 /// How an operand is made from its value: f32, rounded to 16 bits, or one of the two addends of a split (of `splitType`).
 enum class Form { Wide, Round, High, Low };
