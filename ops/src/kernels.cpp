@@ -69,12 +69,7 @@ Three backward(const at::Tensor &gradY, const at::Tensor &q,
       input(rk),        input(rv),
       input(ry),        input(rz),
       input(lseEncode), input(lseDecode)};
-  if (wanted[0])
-    tensors.push_back(result(gradQ, shape.sharedLatents));
-  if (wanted[1])
-    tensors.push_back(result(gradK));
-  if (wanted[2])
-    tensors.push_back(result(gradV));
+  addResults(tensors, results, shape.sharedLatents ? &gradQ : nullptr);
   translated([&] {
     launch(mixerFunction("mixer_backward", shape, k, gradients), shape,
            latentBatch(shape), k, tensors, scale);

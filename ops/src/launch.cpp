@@ -3,13 +3,11 @@
 
 #include "flarec/device.h"
 #include "flarec/kernels.h"
+#include "flarec/memo.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-
-#include <shared_mutex>
-#include <unordered_map>
 
 namespace flarec::ops {
 namespace {
@@ -49,32 +47,25 @@ void parallelFor(int64_t count,
   at::parallel_for(0, count, 1, body);
 }
 
-/// Modules by a short key: a request's own text would have to be written and
-/// hashed at each call. They stay for the life of the process.
+/// Under a short key: a request's own text would have to be written and hashed
+/// at each call.
 std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
                                     int64_t latents, DType dtype,
                                     const std::string &gradients,
                                     const std::string &target) {
-  static std::shared_mutex mutex;
-  static auto &modules =
-      *new std::unordered_map<std::string, std::shared_ptr<Module>>;
+  static auto &memo = *new Memo<std::string>; // as long as the process
   std::string key = target;
   for (int64_t part : {int64_t(stage), headDim, latents, int64_t(dtype)})
     key += std::to_string(part) += ' ';
   key += gradients;
-  {
-    std::shared_lock lock(mutex);
-    if (auto it = modules.find(key); it != modules.end())
-      return it->second;
-  }
-  std::string names;
-  for (char letter : gradients)
-    (names += names.empty() ? "" : ",") += letter;
-  std::string text =
-      sourceOf(stage, headDim, latents, std::string(name(dtype)));
-  std::shared_ptr<Module> module = kernelsFor(request(text, target, names));
-  std::unique_lock lock(mutex);
-  return modules.try_emplace(key, std::move(module)).first->second;
+  return memo.get(key, [&] {
+    std::string names;
+    for (char letter : gradients)
+      (names += names.empty() ? "" : ",") += letter;
+    std::string text =
+        sourceOf(stage, headDim, latents, std::string(name(dtype)));
+    return kernelsFor(request(text, target, names));
+  });
 }
 
 } // namespace
@@ -93,6 +84,14 @@ TensorRef input(const at::Tensor &t, bool shared) {
 
 TensorRef result(const at::Tensor &t, bool shared) {
   return reference(t, t.mutable_data_ptr(), shared);
+}
+
+void addResults(std::vector<TensorRef> &tensors, const Three &results,
+                const at::Tensor *shared) {
+  auto &[a, b, c] = results;
+  for (const at::Tensor *t : {&a, &b, &c})
+    if (t->defined())
+      tensors.push_back(result(*t, t == shared));
 }
 
 const Function &mixerFunction(const char *name, const Shape &shape,

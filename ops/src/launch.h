@@ -27,6 +27,11 @@ at::Tensor readable(const at::Tensor &t);
 TensorRef input(const at::Tensor &t, bool shared = false);
 TensorRef result(const at::Tensor &t, bool shared = false);
 
+/// Those of the results that are there, which are the wanted ones, after the
+/// inputs. `shared`: the one of them that is [H, M, D], or none.
+void addResults(std::vector<TensorRef> &tensors, const Three &results,
+                const at::Tensor *shared);
+
 /// "mixer_forward" or "mixer_backward" for tensors like k. `gradients`: of
 /// "qkv".
 const Function &mixerFunction(const char *name, const Shape &shape,

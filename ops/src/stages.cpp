@@ -65,12 +65,7 @@ Three encodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
       input(rg), input(gradLse), input(rq, shape.sharedLatents),
       input(rk), input(rv),      input(rz),
       input(lse)};
-  if (wanted[0])
-    tensors.push_back(result(gradQ, shape.sharedLatents));
-  if (wanted[1])
-    tensors.push_back(result(gradK));
-  if (wanted[2])
-    tensors.push_back(result(gradV));
+  addResults(tensors, results, shape.sharedLatents ? &gradQ : nullptr);
   translated([&] {
     launch(stageFunction(Stage::Encode, Pass::Backward, shape, k, gradients),
            shape, latentBatch(shape), k, tensors, scale);

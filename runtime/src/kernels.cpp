@@ -2,9 +2,9 @@
 
 #include "flarec/cache.h"
 #include "flarec/compiler_client.h"
+#include "flarec/memo.h"
 
 #include <functional>
-#include <shared_mutex>
 
 using namespace flarec;
 
@@ -23,32 +23,11 @@ struct Hash {
   }
 };
 
-/// One module for a key; readers share.
-template <typename Key> class Memo {
-public:
-  template <typename Make>
-  std::shared_ptr<Module> get(const Key &key, Make make) {
-    {
-      std::shared_lock lock(mutex);
-      if (auto it = modules.find(key); it != modules.end())
-        return it->second;
-    }
-    std::shared_ptr<Module> module = make();
-    std::unique_lock lock(mutex);
-    // Two threads may have made one: all use the first.
-    return modules.try_emplace(key, std::move(module)).first->second;
-  }
-
-private:
-  std::shared_mutex mutex;
-  std::unordered_map<Key, std::shared_ptr<Module>, Hash> modules;
-};
-
 } // namespace
 
 std::shared_ptr<Module> flarec::kernelsFor(const std::string &request) {
   // Never destroyed: kernels may still run while the process ends.
-  static Memo<std::string> &memo = *new Memo<std::string>;
+  static auto &memo = *new Memo<std::string, Hash>;
   return memo.get(request, [&] {
     return Module::load(Cache::process().get(
         request, [&] { return CompilerClient::process().compile(request); }));
@@ -57,7 +36,7 @@ std::shared_ptr<Module> flarec::kernelsFor(const std::string &request) {
 
 std::shared_ptr<Module>
 flarec::kernelsFor(const MixerDescription &description) {
-  static Memo<MixerDescription> &memo = *new Memo<MixerDescription>;
+  static auto &memo = *new Memo<MixerDescription, Hash>;
   return memo.get(description,
                   [&] { return kernelsFor(request(description)); });
 }
