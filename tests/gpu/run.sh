@@ -26,11 +26,11 @@ check() { # name, command…
 : > "$out/summary.txt"
 note "flarec $(cat build/revision 2>/dev/null || git rev-parse --short HEAD 2>/dev/null || echo '?'), $(python3 -c 'import torch; print(torch.cuda.get_device_name(), "torch", torch.__version__)'), driver $(nvidia-smi --query-gpu=driver_version --format=csv,noheader), $(date +%F)"
 
-# Accuracy: eight processes, each with one head dimension and dtype.
+# Accuracy: a process for each head dimension and dtype.
 latents="1 16 17 64 128 512"; tokens="0 1 63 64 65 4099"
 [ $quick = 1 ] && { latents="1 17 128"; tokens="0 1 65 4099"; }
 pids=()
-for dtype in bf16 fp32; do
+for dtype in bf16 fp32 fp16; do
   for d in 4 8 16 32; do
     (cd tests/ops && python3 accuracy.py --device cuda --head-dims $d --latents $latents --tokens $tokens --dtypes $dtype --scores 1 10 outliers) \
       > "$out/accuracy-$dtype-$d.txt" 2>&1 &
@@ -38,7 +38,7 @@ for dtype in bf16 fp32; do
   done
 done
 for pid in "${pids[@]}"; do wait "$pid"; done
-for dtype in bf16 fp32; do
+for dtype in bf16 fp32 fp16; do
   for d in 4 8 16 32; do
     last=$(tail -n 1 "$out/accuracy-$dtype-$d.txt")
     bad=$(grep -c '^FAIL' "$out/accuracy-$dtype-$d.txt")
@@ -46,13 +46,13 @@ for dtype in bf16 fp32; do
   done
 done
 pooled=()
-for dtype in bf16 fp32; do
+for dtype in bf16 fp32 fp16; do
   (cd tests/ops && python3 accuracy.py --device cuda --pooled --head-dims 4 8 16 32 --dtypes $dtype) > "$out/pooled-$dtype.txt" 2>&1 &
   pooled+=($!)
 done
 check "layouts, repeatability, streams, graphs, non-finite values" python3 tests/gpu/layouts.py
 for pid in "${pooled[@]}"; do wait "$pid"; done
-for dtype in bf16 fp32; do
+for dtype in bf16 fp32 fp16; do
   last=$(tail -n 1 "$out/pooled-$dtype.txt")
   if grep -q '^FAIL' "$out/pooled-$dtype.txt" || [[ $last != *"checks hold"* ]]; then note "FAIL pooled accuracy $dtype: $last"; failures=$((failures + 1)); grep '^FAIL' "$out/pooled-$dtype.txt" | cut -c1-260; else note "ok   pooled accuracy $dtype: $last"; fi
 done
