@@ -140,10 +140,10 @@ struct Request {
       int64_t d = m->getInteger("head_dim").value_or(0), latents = m->getInteger("latents").value_or(0);
       StringRef type = m->getString("dtype").value_or("");
       StringRef gradients = m->getString("gradients").value_or("");
-      if (!llvm::is_contained({4, 8, 16, 32}, d))
-        return error("head dimension " + llvm::Twine(d) + " is not supported; use 4, 8, 16 or 32");
-      if (latents < 1 || latents > 512)
-        return error(llvm::Twine(latents) + " latents are not supported; use 1 to 512");
+      if (d < 1 || d > 128)
+        return error("head dimension " + llvm::Twine(d) + " is not supported; use 1 to 128");
+      if (latents < 1 || latents > 4096)
+        return error(llvm::Twine(latents) + " latents are not supported; use 1 to 4096");
       if (!llvm::is_contained({"bf16", "f16", "f32"}, type))
         return error("dtype '" + type + "' is not supported; use bf16, f16 or f32");
       if (gradients.find_first_not_of("qkv") != StringRef::npos)

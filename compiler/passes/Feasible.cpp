@@ -64,7 +64,7 @@ int64_t flarec::sharedBytes(tile::ConfigAttr config, flare::SweepOp sweep) {
   for (Value v : tokensRead(sweep)) {
     int64_t size = bytesOf(typeOf(v).getElement()), channels = typeOf(v).getChannels();
     // 16 bytes between rows (32 for f32) keep the eight rows of a fragment in different banks.
-    int64_t row = channels ? padded(channels, false) * size * heads + (size == 2 ? 16 : 32) : size * heads;
+    int64_t row = channels ? roundUp(channels, 8) * size * heads + (size == 2 ? 16 : 32) : size * heads;
     stage += roundUp(row * config.getTile(), 16);
   }
   return roundUp(parked * heads, 128) + stage * config.getStages();
@@ -181,8 +181,8 @@ struct Rules {
       if (bytesOf(e) > 4) {
         why << "it reads tokens of type " << e << "; kernels take f32, bf16 and f16";
         ok = false;
-      } else if (host && channels > 64) {
-        why << "it reads tokens of " << channels << " channels; the host's kernels take 64 at most";
+      } else if (host && channels > 128) {
+        why << "it reads tokens of " << channels << " channels; the host's kernels take 128 at most";
         ok = false;
       } else if (!host && !e.isF32() && e != half) {
         why << "it reads tokens of types " << e << " and " << half << "; a GPU's kernels take one 16-bit type beside f32";

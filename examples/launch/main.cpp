@@ -293,7 +293,7 @@ int main(int argc, char **argv) {
   float scale = 1;
   int device = -1, repeats = 5;
   app.add_option("file", file, "an artefact made by `flarec compile`");
-  app.add_option("--head-dim", description.headDim, "4, 8, 16 or 32");
+  app.add_option("--head-dim", description.headDim, "1 to 128");
   app.add_option("--latents", description.latents, "1 to 512");
   app.add_option("--dtype", dtype, "f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}));

@@ -1,6 +1,8 @@
 //===- checks.cpp - what the ops accept -----------------------------------===//
 #include "checks.h"
 
+#include "flarec/description.h"
+
 #include <c10/util/StringUtil.h>
 
 namespace flarec::ops {
@@ -129,12 +131,12 @@ Shape shapeOf(const Named &q, const Named &k, List others) {
               " but ", shown(k), " has ", shape.batch,
               "; give q as [H, M, D] to share it, or expand it to the batch");
   const c10::SymInt &d = shape.headDim, &m = shape.latents;
-  TORCH_CHECK(d == 4 || d == 8 || d == 16 || d == 32, "flarec: head dim ", d,
+  TORCH_CHECK(d >= 1 && d <= maxHeadDim, "flarec: head dim ", d,
               " (the last axis of ", shown(k),
-              ") is not supported; supported are 4, 8, 16 and 32: choose heads "
-              "so that channels / heads is one of these");
-  TORCH_CHECK(m >= 1 && m <= 512, "flarec: ", m, " latents (of ", shown(q),
-              ") are not supported; supported are 1 to 512");
+              ") is not supported; supported are 1 to ", maxHeadDim,
+              ": choose heads so that channels / heads is one of these");
+  TORCH_CHECK(m >= 1 && m <= maxLatents, "flarec: ", m, " latents (of ",
+              shown(q), ") are not supported; supported are 1 to ", maxLatents);
   return shape;
 }
 

@@ -28,13 +28,14 @@ static std::string dump(const Json &json) {
 std::string flarec::request(const MixerDescription &description) {
   const auto &[headDim, latents, dtype, gradients, target, configuration] =
       description;
-  if (headDim != 4 && headDim != 8 && headDim != 16 && headDim != 32)
-    throw Error(fmt::format("head dim {} is not supported; choose 4, 8, 16 or "
-                            "32 (channels / heads)",
-                            headDim));
-  if (latents < 1 || latents > 512)
+  if (headDim < 1 || headDim > maxHeadDim)
+    throw Error(fmt::format("head dim {} is not supported; choose from 1 to {} "
+                            "(channels / heads)",
+                            headDim, maxHeadDim));
+  if (latents < 1 || latents > maxLatents)
     throw Error(fmt::format(
-        "{} latents are not supported; choose from 1 to 512", latents));
+        "{} latents are not supported; choose from 1 to {}", latents,
+        maxLatents));
   checkTargetName(target);
   std::string ordered;
   for (char input : {'q', 'k', 'v'})

@@ -86,6 +86,8 @@ void KernelLowering::emit(tile::ContractOp op) {
       p = t;
     }
     for (int u = 0; u < units; ++u) {
+      if (isZero(w[2 * u]) && isZero(w[2 * u + 1]))
+        continue;
       Registers r = mma16(pairType.getElement(), p, {w[2 * u], w[2 * u + 1]}, ArrayRef(acc).slice(4 * u, 4));
       std::copy(r.begin(), r.end(), acc.begin() + 4 * u);
     }
@@ -97,6 +99,8 @@ void KernelLowering::emit(tile::ContractOp op) {
     // The tensor cores cut off what does not fit an accumulator instead of rounding it, which adds up over a long
     // contraction. So a block's sum starts at zero and is added by an ordinary, rounding addition.
     for (int u = 0; u < units; ++u) {
+      if (llvm::all_of(ArrayRef(w).slice(4 * u, 4), isZero))
+        continue;
       Registers sum(4, cf(0));
       for (int half = 0; half < 2; ++half) { // columns 0-7 and 8-15
         auto at = [&](int c1, int r8) { return p[c1 + 2 * r8 + 4 * half]; };
@@ -124,8 +128,9 @@ void KernelLowering::scores(tile::ContractOp op) {
       const Registers a = tiles[av], w = tiles[bv];
       for (int u = 0; u < units; ++u) {
         if (isHalf(element)) {
-          slots.push_back({{a[2 * u], a[2 * u + 1]}, w[u + units * half]});
-        } else {
+          if (!isZero(w[u + units * half]) && !isZero(a[2 * u]))
+            slots.push_back({{a[2 * u], a[2 * u + 1]}, w[u + units * half]});
+        } else if (!isZero(w[2 * u + 2 * units * half]) && !isZero(a[4 * u])) {
           auto at = [&](int d1, int r8) { return a[d1 + 2 * r8 + 4 * u]; };
           SmallVector<Value> left{at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, right{w[2 * u + 2 * units * half], w[1 + 2 * u + 2 * units * half]};
           if (u == 0) {

@@ -3,6 +3,7 @@
 #include "passes/Scalars.h"
 #include "passes/Sizes.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/IR/Matchers.h"
 
 namespace flarec::nvvm {
 
@@ -45,12 +46,19 @@ struct Emit : lowering::Scalars {
   Value allLanes(Value c) { return intrinsic("llvm.nvvm.vote.all.sync", b.getI1Type(), {c32(-1), c}); }
   void barrier() { intrinsic("llvm.nvvm.barrier.cta.sync.aligned.all", c32(0)); }
 
+  /// A number known to be 0 when code is made: the padding of units of 8 channels.
+  static bool isZero(Value x) { return matchPattern(x, m_AnyZeroFloat()) || matchPattern(x, m_Zero()); }
+
   // Two f32 in one register as bf16 or f16, the first in the lower half.
   Value pack(Type half, Value low, Value high) {
+    if (isZero(low) && isZero(high))
+      return c32(0);
     StringRef name = half.isBF16() ? "llvm.nvvm.ff2bf16x2.rn" : "llvm.nvvm.ff2f16x2.rn";
     return bitcast(i32(), intrinsic(name, pair16(half), {high, low}));
   }
   std::pair<Value, Value> unpack(Type half, Value x) {
+    if (isZero(x))
+      return {cf(0), cf(0)};
     if (half.isBF16())
       return {bitcast(f32(), shl(x, 16)), bitcast(f32(), andBits(x, 0xffff0000))};
     Value v = bitcast(pair16(half), x);

@@ -152,6 +152,10 @@ struct KernelLowering : Emit {
           row = {address(min(index, add(limit, -1))), lt(index, limit)};
         }
         Value valid = row.second, p = row.first;
+        if (d && c[Axis::d] >= roundUp(d, 8)) {
+          r.push_back(cf(0));
+          continue;
+        }
         if (d) {
           Value channel = add(laneChannel, c[Axis::d]);
           if (type.getD() > d) {

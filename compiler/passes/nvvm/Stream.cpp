@@ -301,7 +301,7 @@ void KernelLowering::emit(scf::IfOp op) {
 
 void KernelLowering::emit(tile::BoundedOp op) {
   StageAt s = stages[op.getStage()];
-  int64_t T = config.getTile(), d = op.getStage().getType().getD();
+  int64_t T = config.getTile();
   Type e = op.getStage().getType().getElement();
   // max over this lane's rows of ‖k‖²
   Value worst = cf(0);
@@ -310,8 +310,8 @@ void KernelLowering::emit(tile::BoundedOp op) {
     if (first + 32 > T)
       row = min(row, c32(T - 1));
     Value p = offset(s.address, widen(mul(row, s.slot.rowBytes))), sum = cf(0);
-    for (int64_t c = 0; c < d; c += 16 / bytesOf(e)) {
-      Registers x = loadVector(isHalf(e) ? i32() : f32(), 4, offset(p, c * bytesOf(e)));
+    for (int64_t at = 0; at < s.slot.slotBytes; at += 16) {
+      Registers x = loadVector(isHalf(e) ? i32() : f32(), 4, offset(p, at));
       for (Value v : x) {
         if (!isHalf(e)) {
           sum = fadd(fmul(v, v), sum);
@@ -352,29 +352,31 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
       r.push_back(load(f32(), offset(base, l.element(int(i), 0)[Axis::n] * size), 4));
     return r;
   }
+  int64_t present = s.slot.slotBytes / size; // channels, whole units of 8; beyond them only padding
   bool channelsFirst = l.registers[0] == Basis{Axis::d, 1};
   if (!isHalf(e) || channelsFirst) {
     Value base = offset(s.address, widen(add(mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes), mul(laneCoordinate(l, Axis::d), size))));
-    auto at = [&](int64_t i) {
+    int64_t together = channelsFirst ? 2 : 1;
+    for (int64_t i = 0; i < count; i += together) {
       Coordinates c = l.element(int(i), 0);
-      return offset(base, c[Axis::n] * s.slot.rowBytes + c[Axis::d] * size);
-    };
-    if (isHalf(e))
-      for (int64_t i = 0; i < count; i += 2)
-        r.push_back(load(i32(), at(i), 4));
-    else if (channelsFirst)
-      for (int64_t i = 0; i < count; i += 2)
-        r.append(loadVector(f32(), 2, at(i)));
-    else
-      for (int64_t i = 0; i < count; ++i)
-        r.push_back(load(f32(), at(i), 4));
+      Value at = offset(base, c[Axis::n] * s.slot.rowBytes + c[Axis::d] * size);
+      if (c[Axis::d] >= present)
+        r.append(isHalf(e) ? Registers{c32(0)} : Registers(together, cf(0)));
+      else if (isHalf(e))
+        r.push_back(load(i32(), at, 4));
+      else if (channelsFirst)
+        r.append(loadVector(f32(), 2, at));
+      else
+        r.push_back(load(f32(), at, 4));
+    }
     return r;
   }
   // 16-bit rows whose neighbours along n share a register: a transposing ldmatrix, 16 tokens × 8 channels at a time. Lane i gives the address of row i.
   Value base = offset(s.address, widen(mul(add(row, andBits(lane, 15)), s.slot.rowBytes)));
   Type two = LLVM::LLVMStructType::getLiteral(b.getContext(), {i32(), i32()});
   for (int64_t d = 0; d < stage.getD(); d += 8)
-    r.append(structElements(intrinsic("llvm.nvvm.ldmatrix.sync.aligned.m8n8.x2.trans.b16.p3", two, offset(base, d * size)), 2));
+    r.append(d < present ? structElements(intrinsic("llvm.nvvm.ldmatrix.sync.aligned.m8n8.x2.trans.b16.p3", two, offset(base, d * size)), 2)
+                         : Registers(2, c32(0)));
   return r;
 }
 

@@ -16,9 +16,9 @@ inline FlareTensorType typeOf(Value v) { return dyn_cast<FlareTensorType>(v.getT
 inline bool isTokens(Value v) { return typeOf(v) && typeOf(v).getTokens() && !typeOf(v).isPair(); }
 inline bool isPair(Value v) { return typeOf(v) && typeOf(v).isPair(); }
 inline bool isLatents(Value v) { return typeOf(v) && typeOf(v).getLatents() && !typeOf(v).getTokens(); }
-/// Channels as fragments have them: a multiple of 8, the K of the smallest matrix instruction.
-/// On the host: a power of two, at least a quarter of a vector.
-inline int64_t padded(int64_t d, bool host) { return host ? std::max<int64_t>(4, llvm::PowerOf2Ceil(d)) : roundUp(d, 8); }
+/// Channels as layouts have them, which count in powers of two: on a GPU at least 8, the K of the smallest matrix instruction, on the host at least 4, a
+/// quarter of a vector. Units of 8 channels that are all padding cost nothing on a GPU: they are zeros known when code is made, and no instruction is.
+inline int64_t padded(int64_t d, bool host) { return std::max<int64_t>(host ? 4 : 8, llvm::PowerOf2Ceil(d)); }
 
 /// How an operand is made from its value: f32, rounded to 16 bits, or one of the two addends of a split (of `splitType`).
 enum class Form { Wide, Round, High, Low };

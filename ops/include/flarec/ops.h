@@ -12,7 +12,7 @@
 // Shapes. q is [H, M, D], shared by the batch, or [B, H, M, D]; what belongs to
 // tokens (k, v, y and their gradients) is [B, H, N, D]; z and dz are
 // [B, H, M, D]; log-sum-exps, natural, and deltas are [B, H, M] and [B, H, N].
-// D is 4, 8, 16 or 32 and M 1 to 512; B, H and N are any. Without tokens z is
+// D is 1 to 128 and M 1 to 4096; B, H and N are any. Without tokens z is
 // 0, its log-sum-exp -inf, and all gradients are 0.
 //
 // DTypes. q, k, v, y and their gradients have one dtype, float32, bfloat16 or float16;

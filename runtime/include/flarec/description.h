@@ -8,10 +8,12 @@
 
 namespace flarec {
 
+constexpr int maxHeadDim = 128, maxLatents = 4096;
+
 /// FLARE's attention through latents, forward and the gradients asked for.
 struct MixerDescription {
-  int headDim = 0;          ///< 4, 8, 16 or 32
-  int latents = 0;          ///< 1 to 512
+  int headDim = 0;          ///< 1 to maxHeadDim
+  int latents = 0;          ///< 1 to maxLatents
   DType dtype = DType::F32; ///< f32, bf16 or f16
   std::string gradients; ///< of "qkv"; empty: "mixer_forward" alone, otherwise
                          ///< "mixer_backward" too
