@@ -93,8 +93,6 @@ class Shared:
 
 # ---- programs ----
 
-STATEMENT = re.compile(r"\s+")
-
 
 class Operand:
     __slots__ = ("kind", "name", "index", "value")
@@ -104,18 +102,17 @@ class Operand:
 
 
 class Instruction:
-    __slots__ = ("text", "opcode", "parts", "operands", "predicate", "negated", "run", "target")
+    __slots__ = ("text", "opcode", "parts", "operands", "predicate", "negated", "target")
 
 
 class Kernel:
     """One .entry, parsed."""
 
-    def __init__(self, name, parameters, body, shared):
+    def __init__(self, name, parameters, body):
         self.name, self.parameters = name, parameters
         self.code, labels, self.registers = [], {}, {}
         for declaration in re.finditer(r"\.reg\s+\.(\w+)\s+%(\w+)<(\d+)>", body):
             self.registers[declaration[2]] = (declaration[1], int(declaration[3]))
-        self.static_shared = shared
         for statement in statements(body):
             if statement.endswith(":"):
                 labels[statement[:-1]] = len(self.code)
@@ -128,7 +125,7 @@ class Kernel:
 def statements(body):
     """Statements without their semicolons, and labels with their colons."""
     for text in body.split(";"):
-        text = STATEMENT.sub(" ", text).strip()
+        text = re.sub(r"\s+", " ", text).strip()
         while match := re.match(r"(\$?[\w$]+):\s*", text):
             yield match[1] + ":"
             text = text[match.end() :]
@@ -140,9 +137,9 @@ def parse_module(text):
     """The kernels of a PTX module by name."""
     text = re.sub(r"//[^\n]*", "", text)
     kernels = {}
-    for match in re.finditer(r"\.visible\s+\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*)\{(.*?)\n\}", text, re.S):
+    for match in re.finditer(r"\.visible\s+\.entry\s+([\w$]+)\s*\((.*?)\)[^{]*\{(.*?)\n\}", text, re.S):
         parameters = re.findall(r"\.param\s+\.(\w+)\s+(?:\.ptr\s+)?(?:\.global\s+)?(?:\.align\s+\d+\s+)?([\w$]+)", match[2])
-        kernels[match[1]] = Kernel(match[1], parameters, match[4], 0)
+        kernels[match[1]] = Kernel(match[1], parameters, match[3])
     return kernels
 
 
@@ -186,7 +183,7 @@ TYPES = {
     "b16": np.uint16, "u16": np.uint16, "s16": np.int16, "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "f32": np.float32,
     "b64": np.uint64, "u64": np.uint64, "s64": np.int64, "f64": np.float64, "pred": np.bool_,
 }  # fmt: skip
-SIZES = {"b8": 1, "b16": 2, "u16": 2, "s16": 2, "b32": 4, "u32": 4, "s32": 4, "f32": 4, "b64": 8, "u64": 8, "s64": 8, "f64": 8}
+SIZES = {"b16": 2, "u16": 2, "s16": 2, "b32": 4, "u32": 4, "s32": 4, "f32": 4, "b64": 8, "u64": 8, "s64": 8, "f64": 8}
 
 
 def bf16_to_f32(bits):
@@ -257,7 +254,7 @@ class Launch:
             "ctaid.x": (self.block + first_block).astype(np.uint32),
             "ntid.x": np.full(n, threads, np.uint32),
         }
-        self.shared = Shared(blocks, shared + kernel.static_shared)
+        self.shared = Shared(blocks, shared)
         self.shared_base = self.block * self.shared.size
         self.epoch = np.zeros(blocks, np.int32)
         self.arguments = dict(zip((name for _, name in kernel.parameters), arguments))
@@ -346,8 +343,6 @@ class Launch:
             return self.simple(o[0], kind, o[1:], kind, max_nan)
         if i.opcode in ("min", "max") and kind == "f32":
             return self.simple(o[0], kind, o[1:], kind, np.fmin if i.opcode == "min" else np.fmax)
-        if kind.startswith("b") and i.opcode == "not":
-            return self.simple(o[0], kind, o[1:], kind, np.invert)
         finish = flush if "ftz" in p else (lambda x: x)
         function = BINARY[i.opcode]
         return self.simple(o[0], kind, o[1:], kind, lambda x, y: finish(function(x, y)))
@@ -475,9 +470,11 @@ class Launch:
         if space == "param":
             value = self.arguments[o[1].name]
             write = self.writer(o[0], kind)
-            value = np.array([value]).astype(TYPES[kind])[0] if kind[0] != "b" else np.array([value], TYPES["f32"] if isinstance(value, float) else np.int64) \
-                .view(np.uint32 if isinstance(value, float) else np.uint64)[0].astype(TYPES[kind])  # fmt: skip
-            return lambda at: write(at, value)
+            if kind not in ("b32", "b64"):
+                raise Fault(f"the simulator has no {i.text}")
+            bits = np.float32(value).view(np.uint32) if isinstance(value, float) else np.int64(value).view(np.uint64)
+            bits = bits.astype(TYPES[kind])
+            return lambda at: write(at, bits)
         size = SIZES[kind]
         parts = self.elements(o[0])
         writes = [self.writer(e, kind) for e in parts]
