@@ -10,7 +10,8 @@ import unittest
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
+sys.path[:0] = [HERE, os.path.dirname(HERE)]
+import artefact
 import simulator
 from simulator import Fault
 
@@ -200,12 +201,6 @@ class Faults(unittest.TestCase):
 class Kernels(unittest.TestCase):
     """Kernels as generated are clean; each without one of its barriers or waits is not, in at least one of them."""
 
-    def artefact(self):
-        import budgets
-
-        request = {"mixer": {"head_dim": 8, "latents": 64, "dtype": "bf16", "gradients": "qkv"}, "target": "sm_90a", "config": ""}
-        return budgets.read_artefact(budgets.compile_artefact(LIBRARY, request))
-
     def test_any_finite_scores(self):
         """A maximum must have the bits of the score that it is subtracted from, or the difference overflows 2^x."""
         import torch
@@ -226,7 +221,8 @@ class Kernels(unittest.TestCase):
         import torch
         from simulated_ops import Function
 
-        manifest, modules = self.artefact()
+        request = {"mixer": {"head_dim": 8, "latents": 64, "dtype": "bf16", "gradients": "qkv"}, "target": "sm_90a", "config": ""}
+        manifest, modules = artefact.compile_ptx(LIBRARY, request)
         generator = torch.Generator().manual_seed(3)
         tensor = lambda *shape: torch.randn(shape, generator=generator).to(torch.bfloat16)
         q, k, v = tensor(1, 2, 64, 8), tensor(1, 2, 1600, 8), tensor(1, 2, 1600, 8)
