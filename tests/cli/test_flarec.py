@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,9 @@ import threading
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import artefact
+
 MIXER = HERE / "mixer.mlir"
 FLAREC = os.environ.get("FLAREC", str(HERE.parents[1] / "build/bin/flarec"))
 FLARE_OPT = os.environ.get("FLARE_OPT", str(HERE.parents[1] / "build/bin/flare-opt"))
@@ -53,11 +55,7 @@ class Case(unittest.TestCase):
 
 
 def manifest(path):
-    """The manifest of an artefact, its checksum verified: docs/artefact.md, section 1."""
-    data = pathlib.Path(path).read_bytes()
-    assert data[:8] == b"FLAREC\0\1" and hashlib.sha256(data[40:]).digest() == data[8:40]
-    (size,) = struct.unpack("<Q", data[40:48])
-    return json.loads(data[48:48 + size])
+    return artefact.read_artefact(pathlib.Path(path).read_bytes())[0]
 
 
 def rules(path):

@@ -15,7 +15,6 @@ import argparse
 import array
 import collections
 import ctypes
-import json
 import math
 import os
 import random
@@ -26,6 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import artefact
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--compiler", required=True, help="libflarec_compiler.so")
@@ -38,8 +40,7 @@ parser.add_argument("--targets", default="host,sm_90a")
 parser.add_argument("--verbose", action="store_true")
 OPTIONS = parser.parse_args()
 
-LIBRARY = ctypes.CDLL(OPTIONS.compiler)
-LIBRARY.flarec_version.restype = ctypes.c_char_p
+artefact.load_compiler(OPTIONS.compiler)  # once, not in every case's process
 REASONS = re.compile(r"cannot be run as configured: \w.*(use|would do|make two|at most|in no other way yet)|must be |a block has 1024 at most|too large", re.S)
 
 
@@ -96,20 +97,14 @@ def draw(seed):
 #  Compiling --------------------------------------------------------------------
 
 def compile_case(case):
-    request = json.dumps({"version": LIBRARY.flarec_version().decode(), "mixer": {"head_dim": case.d, "latents": case.m, "dtype": case.dtype,
-                          "gradients": case.gradients}, "target": case.target, "config": case.config}, separators=(",", ":"))
-    data, size, error = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_void_p()
-    failed = LIBRARY.flarec_compile(request.encode(), ctypes.byref(data), ctypes.byref(size), ctypes.byref(error))
-    if failed:
-        message = ctypes.string_at(error.value).decode()
+    mixer = {"head_dim": case.d, "latents": case.m, "dtype": case.dtype, "gradients": case.gradients}
+    try:
+        return artefact.read_artefact(artefact.compile_artefact(OPTIONS.compiler, {"mixer": mixer, "target": case.target, "config": case.config}))
+    except artefact.Refused as refusal:
+        message = str(refusal)
         if not REASONS.search(message) or len(message) > 2000:
             raise Wrong(f"refused without a reason: {message[:3000]}")
         return None, message
-    file = ctypes.string_at(data.value, size.value)
-    n = struct.unpack("<Q", file[40:48])[0]
-    manifest = json.loads(file[48:48 + n])
-    blobs = [file[48 + n + c["offset"]:48 + n + c["offset"] + c["size"]] for c in manifest["code"]]
-    return manifest, blobs
 
 
 def check_obeyed(case, manifest, blobs):
@@ -125,7 +120,7 @@ def check_obeyed(case, manifest, blobs):
             if case.target == "host":
                 seen = True
                 continue
-            ptx = blobs[kernel["code"]].rstrip(b"\0").decode()
+            ptx = blobs[kernel["code"]].decode()
             if kernel["threads"] != 32 * c["heads"] * c["workers"] or f".minnctapersm {c['min_blocks']}" not in ptx:
                 continue
             seen = True
@@ -140,7 +135,7 @@ def assemble(case, blobs):
         for i, blob in enumerate(blobs):
             path = os.path.join(folder, f"{i}.ptx")
             with open(path, "wb") as f:
-                f.write(blob.rstrip(b"\0"))
+                f.write(blob)
             done = subprocess.run([OPTIONS.ptxas, "-arch", case.target, path, "-o", path + ".cubin"], capture_output=True, text=True)
             if done.returncode:
                 raise Wrong(f"ptxas: {done.stderr[:2000]}")
@@ -207,34 +202,23 @@ def host_library(manifest, blobs, folder):
 
 def launch(library, function, sizes, tensors, scale):
     """tensors: name -> (Buffer, strides over b, h, rows)."""
-    B, H, N, BQ = sizes
-    splits = []
-    for s in function["sweeps"]:
-        tiles, groups = -(-N // s["tile"]), B * -(-H // s["heads"]) * s["row_groups"]
-        splits.append(min(max(s["blocks"] // groups, 1), max(1, tiles)) if groups else 1)
     slots, workspace = [], []
     for t in function["tensors"]:
         if t["role"] == "workspace":
-            rows, width = (N if t["index"] == "n" else t["rows"]), max(1, t["columns"])
-            S = splits[t["sweep"]] if "sweep" in t else 1
-            buffer = Buffer(B * S * H * rows * width, t["type"])
+            shape = artefact.shape(function, t, sizes)
+            buffer = Buffer(math.prod(shape), t["type"])
             workspace.append((t["name"], buffer))
-            slots += [buffer.address, S * H * rows * width, rows * width, width]
+            slots += [buffer.address, *artefact.strides(shape)]
         else:
             buffer, b, h, row = tensors[t["name"]]
             slots += [buffer.address, b, h, row]
-    slots += [B, H, N, BQ, *splits, struct.unpack("<I", struct.pack("<f", scale))[0]]
+    slots += [*sizes, *artefact.splits(function, sizes), struct.unpack("<I", struct.pack("<f", scale))[0]]
     packed = (ctypes.c_uint64 * len(slots))(*slots)
     for kernel in function["kernels"]:
-        if kernel["grid"] == "sweep":
-            s = function["sweeps"][kernel["sweep"]]
-            blocks = splits[kernel["sweep"]] * -(-H // s["heads"]) * s["row_groups"] * B
-        else:
-            blocks = B * H * kernel["blocks_per_head"]
         f = getattr(library, kernel["symbol"])
         f.argtypes, f.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p], None
         scratch = Buffer(max(16, -(-kernel["shared"] // 4)), "f32")
-        for block in range(blocks):
+        for block in range(artefact.grid(function, kernel, sizes)):
             f(packed, block, scratch.address)
         scratch.check_margins(f"the scratch memory of {kernel['symbol']}")
     for name, buffer in workspace:
@@ -262,12 +246,12 @@ def run_on_host(case, manifest, blobs):
     q = Buffer(BQ * H * m * d, case.dtype, normal(BQ * H * m * d, spread / math.sqrt(d)))
     latents = (0 if shared else H * m * d, m * d, d)
 
-    def empty(t):
-        rows, width = (N if t["index"] == "n" else t["rows"]), max(1, t["columns"])
+    def empty(function, t):
+        shape = artefact.shape(function, t, (B, H, N, BQ))
+        buffer, (batch, *inner) = Buffer(math.prod(shape), t["type"]), artefact.strides(shape)
         if t["index"] == "n" and t["columns"]:
-            return Buffer(B * N * H * width, t["type"]), *tokens
-        batches = BQ if t.get("reduced") else B
-        return Buffer(batches * H * rows * width, t["type"]), (0 if t.get("reduced") and shared else H * rows * width), rows * width, width
+            return buffer, *tokens
+        return buffer, (0 if t.get("reduced") and shared else batch), *inner
 
     tensors = {"q": (q, *latents), "k": (k, *tokens), "v": (v, *tokens), "grad_y": (g, *tokens)}
     with tempfile.TemporaryDirectory() as folder:
@@ -275,7 +259,7 @@ def run_on_host(case, manifest, blobs):
         for function in manifest["functions"]:
             for t in function["tensors"]:
                 if t["role"] == "result":
-                    tensors[t["name"]] = empty(t)
+                    tensors[t["name"]] = empty(function, t)
             launch(library, function, (B, H, N, BQ), tensors, scale)
     for name, (buffer, *_) in tensors.items():
         buffer.check_margins(name)

@@ -1,4 +1,4 @@
-"""What the tests of the ops share: the library and a dense reference."""
+"""What the tests of the ops share: the library, and the dense formulas that results are compared with."""
 
 import atexit
 import os
@@ -32,12 +32,23 @@ def load():
     return torch.ops.flarec
 
 
-def dense(q, k, v, scale=1.0):
-    """y, z, lse_encode, lse_decode as the formulas say, in the dtype of the inputs. Differentiable."""
+def dense_encode(q, k, v, scale=1.0):
+    """z and lse_encode as the formulas say, in the dtype of the inputs. Differentiable, like the two below."""
     x = scale * (q @ k.transpose(-1, -2))  # [B, H, M, N]
-    z = torch.softmax(x, -1) @ v
-    y = torch.softmax(x, -2).transpose(-1, -2) @ z
-    return y, z, torch.logsumexp(x, -1), torch.logsumexp(x, -2)
+    return torch.softmax(x, -1) @ v, torch.logsumexp(x, -1)
+
+
+def dense_decode(k, q, z, scale=1.0):
+    """y and lse_decode."""
+    x = scale * (k @ q.transpose(-1, -2))  # [B, H, N, M]
+    return torch.softmax(x, -1) @ z, torch.logsumexp(x, -1)
+
+
+def dense(q, k, v, scale=1.0):
+    """y, z, lse_encode, lse_decode of a mixer."""
+    z, lse_encode = dense_encode(q, k, v, scale)
+    y, lse_decode = dense_decode(k, q, z, scale)
+    return y, z, lse_encode, lse_decode
 
 
 def tokens(b, h, n, d, dtype=torch.float32, device="cpu", generator=None):

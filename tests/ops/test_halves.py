@@ -7,7 +7,7 @@ import unittest
 import torch
 
 import flarec_test
-from flarec_test import tokens
+from flarec_test import dense_decode, dense_encode, tokens
 
 ops = flarec_test.load()
 DEVICE = os.environ.get("FLAREC_TEST_DEVICE", "cpu")
@@ -20,16 +20,6 @@ def inputs(b=2, h=3, m=16, n=33, d=8, dtype=torch.float32, shared=True, seed=0):
     k, v = (tokens(b, h, n, d, dtype, DEVICE, generator) for _ in range(2))
     z = torch.randn(b, h, m, d, device=DEVICE, generator=generator, dtype=torch.float64 if dtype == torch.float64 else None)
     return q, k, v, z
-
-
-def dense_encode(q, k, v, scale=1.0):
-    x = scale * (q @ k.transpose(-1, -2))
-    return torch.softmax(x, -1) @ v, torch.logsumexp(x, -1)
-
-
-def dense_decode(k, q, z, scale=1.0):
-    x = scale * (k @ q.transpose(-1, -2))
-    return torch.softmax(x, -1) @ z, torch.logsumexp(x, -1)
 
 
 def leaves(tensors, dtype=None):

@@ -8,9 +8,7 @@ A budget may be tightened by hand; `known` says why a kernel may spill for now.
 """
 import argparse
 import concurrent.futures
-import ctypes
 import glob
-import hashlib
 import json
 import os
 import re
@@ -21,6 +19,8 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.dirname(HERE))
+import artefact
 
 
 def find_ptxas():
@@ -33,35 +33,10 @@ def find_ptxas():
     return None
 
 
-def compile_artefact(library, request):
-    """flarec_compile of docs/artefact.md, section 5: bytes of an artefact."""
-    lib = ctypes.CDLL(library)
-    lib.flarec_version.restype = ctypes.c_char_p
-    lib.flarec_free.argtypes = [ctypes.c_void_p]
-    data, size, message = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_void_p()
-    text = json.dumps({"version": lib.flarec_version().decode(), **request}, separators=(",", ":"))
-    status = lib.flarec_compile(text.encode(), ctypes.byref(data), ctypes.byref(size), ctypes.byref(message))
-    if status:
-        raise RuntimeError(ctypes.string_at(message).decode())
-    result = ctypes.string_at(data, size.value)
-    lib.flarec_free(data)
-    return result
-
-
-def read_artefact(data):
-    assert data[:8] == b"FLAREC\0\1" and hashlib.sha256(data[40:]).digest() == data[8:40]
-    length = int.from_bytes(data[40:48], "little")
-    manifest = json.loads(data[48:48 + length])
-    blobs = data[48 + length:]
-    assert all(code["kind"] == "ptx" for code in manifest["code"])
-    return manifest, [blobs[c["offset"]:c["offset"] + c["size"]].rstrip(b"\0") for c in manifest["code"]]
-
-
 def measure(case, library, ptxas):
     """For each kernel the most that any of its variants uses, and the performance warnings."""
     mixer = {key: case[key] for key in ("head_dim", "latents", "dtype")}
-    data = compile_artefact(library, {"mixer": {**mixer, "gradients": "qkv"}, "target": case["target"], "config": ""})
-    manifest, texts = read_artefact(data)
+    manifest, texts = artefact.compile_ptx(library, {"mixer": {**mixer, "gradients": "qkv"}, "target": case["target"], "config": ""})
     log = ""
     with tempfile.TemporaryDirectory() as folder:
         for ptx in texts:

@@ -1,14 +1,15 @@
 """flarec's ops on the simulated GPU: the artefact's manifest is obeyed as the runtime obeys it (docs/artefact.md), the kernels'
 PTX runs in simulator.py. For machines without a GPU."""
 
+import math
 import os
 import sys
 
-import numpy as np
 import torch
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import budgets
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.dirname(HERE)]
+import artefact
 import simulator
 
 TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -35,20 +36,10 @@ class Function:
 
     def __call__(self, *inputs, scale, sizes):
         """Inputs are tensors [B, H, rows, C], any strides with last stride 1. sizes: (B, H, N, BQ). Returns the results."""
-        batch, heads, tokens, latent_batch = sizes
         memory = simulator.GlobalMemory()
-        tensors, sweeps = self.function["tensors"], self.function["sweeps"]
-        splits = []
-        for sweep in sweeps:
-            units = -(-tokens // sweep["tile"])
-            groups = batch * -(-heads // sweep["heads"]) * sweep["row_groups"]
-            splits.append(max(1, min(sweep["blocks"] // groups, units)) if groups else 1)
-
-        slots, results, addresses, strides = [], [], [], []
+        slots, results, addresses = [], [], []
         inputs = iter(inputs)
-        for tensor in tensors:
-            rows = tokens if tensor["index"] == "n" else tensor["rows"]
-            columns = max(1, tensor["columns"])
+        for tensor in self.function["tensors"]:
             if tensor["role"] == "input":
                 given = next(inputs)
                 if tensor["columns"] == 0:
@@ -60,39 +51,28 @@ class Function:
                 address = memory.allocate(shift + extent * item) + shift
                 flat = given.as_strided((extent,), (1,), given.storage_offset())
                 memory.write(address, raw(flat))
-                s = list(given.stride()[:3])
+                strides = list(given.stride()[:3])
                 if given.shape[0] == 1:  # latents that the batch shares
-                    s[0] = 0
+                    strides[0] = 0
             else:
-                if tensor["role"] == "result":
-                    shape = [latent_batch if tensor.get("reduced") else batch, heads, rows, columns]
-                elif "sweep" in tensor:
-                    shape = [batch, splits[tensor["sweep"]], heads, rows, columns]
-                else:
-                    shape = [batch, heads, rows, columns]
-                size = int(np.prod(shape)) * TYPES[tensor["type"]].itemsize
-                address = memory.allocate(size)
-                s = [int(np.prod(shape[1:])), rows * columns, columns]
+                shape = artefact.shape(self.function, tensor, sizes)
+                size = math.prod(shape) * TYPES[tensor["type"]].itemsize
+                address, strides = memory.allocate(size), artefact.strides(shape)
                 if tensor["role"] == "result":
                     results.append((address, size, shape, tensor))
-            addresses.append((address, s, tensor))
-            slots += [address, *s]
-        slots += [batch, heads, tokens, latent_batch, *splits, *[float(scale) for _ in self.function["scalars"]]]
+            addresses.append((address, strides, tensor))
+            slots += [address, *strides]
+        slots += [*sizes, *artefact.splits(self.function, sizes), *[float(scale) for _ in self.function["scalars"]]]
 
         self.counts = {}
         for kernel in self.function["kernels"]:
-            if kernel["grid"] == "sweep":
-                sweep = sweeps[kernel["sweep"]]
-                blocks = splits[kernel["sweep"]] * -(-heads // sweep["heads"]) * sweep["row_groups"] * batch
-            else:
-                blocks = batch * heads * kernel["blocks_per_head"]
             chosen = kernel
             for variant in kernel["variants"]:
-                if all(self.aligned(addresses[t], variant["alignment"], batch, heads, tokens) for t in variant["tensors"]):
+                if all(self.aligned(addresses[t], variant["alignment"], sizes) for t in variant["tensors"]):
                     chosen = variant
                     break
             program = self.kernel(chosen.get("code", kernel["code"]), chosen["symbol"])
-            if blocks:
+            if blocks := artefact.grid(self.function, kernel, sizes):
                 self.counts[chosen["symbol"]] = simulator.launch(memory, program, blocks, kernel["threads"], kernel["shared"], slots)
 
         outputs = []
@@ -102,13 +82,12 @@ class Function:
         return outputs
 
     @staticmethod
-    def aligned(entry, alignment, batch, heads, tokens):
+    def aligned(entry, alignment, sizes):
         if not alignment:
             return True
         address, strides, tensor = entry
-        rows = tokens if tensor["index"] == "n" else tensor["rows"]
-        item = TYPES[tensor["type"]].itemsize
-        return address % alignment == 0 and all(s * item % alignment == 0 for n, s in zip((batch, heads, rows), strides) if n > 1)
+        extents, item = (*sizes[:2], artefact.rows(tensor, sizes)), TYPES[tensor["type"]].itemsize
+        return address % alignment == 0 and all(s * item % alignment == 0 for n, s in zip(extents, strides) if n > 1)
 
 
 SOURCE = """
@@ -140,7 +119,7 @@ class Ops:
         key = (head_dim, latents, dtype)
         if key not in self.artefacts:
             request = {**mixer(head_dim, latents, NAMES[dtype], self.gradients), "target": self.target, "config": self.config}
-            manifest, modules = budgets.read_artefact(budgets.compile_artefact(self.library, request))
+            manifest, modules = artefact.compile_ptx(self.library, request)
             self.artefacts[key] = tuple(Function(manifest, modules, name) for name in ("mixer_forward", "mixer_backward"))
         return self.artefacts[key]
 

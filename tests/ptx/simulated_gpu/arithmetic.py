@@ -1,0 +1,173 @@
+"""Instructions on registers alone. Each function here takes the threads, an instruction, the parts of its opcode and its operands,
+and gives what the instruction does as a function of the active threads."""
+
+import numpy as np
+
+from . import Fault
+from .rounding import bf16_to_f32, bits_to_tf32, f16_to_f32, f32_to_bf16, f32_to_f16, flush
+from .threads import SIZES, TYPES
+
+COMPARE = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
+BINARY = {
+    "add": np.add, "sub": np.subtract, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+}  # fmt: skip
+# The special function unit, without the 1-2 ulp that hardware is wrong by.
+SPECIAL_UNIT = {
+    "ex2": lambda x: flush(np.exp2(flush(x).astype(np.float64)).astype(np.float32)),
+    "lg2": lambda x: np.log2(flush(x).astype(np.float64)).astype(np.float32),
+    "rcp": lambda x: (1.0 / x.astype(np.float64)).astype(np.float32),
+    "sqrt": lambda x: np.sqrt(x.astype(np.float64)).astype(np.float32),
+    "rsqrt": lambda x: (1.0 / np.sqrt(x.astype(np.float64))).astype(np.float32),
+}
+WIDE = {"u16": "u32", "u32": "u64", "s16": "s32", "s32": "s64"}  # of a product
+
+
+def max_nan(x, y):
+    return np.where(np.isnan(x) | np.isnan(y), np.float32(np.nan), np.maximum(x, y))
+
+
+def nonzero(y):
+    """Division by zero is anything on a GPU: it must only not stop the simulator."""
+    return np.where(y == 0, y.dtype.type(1), y)
+
+
+def binary(threads, i, p, o):
+    kind = p[-1]
+    if i.opcode == "max" and "NaN" in p:
+        function = max_nan
+    elif i.opcode in ("min", "max") and kind == "f32":
+        function = np.fmin if i.opcode == "min" else np.fmax
+    elif "ftz" in p:
+        function = lambda x, y: flush(BINARY[i.opcode](x, y))
+    else:
+        function = BINARY[i.opcode]
+    return threads.elementwise(o[0], kind, o[1:], kind, function)
+
+
+def invert(threads, i, p, o):
+    return threads.elementwise(o[0], p[-1], o[1:], p[-1], np.logical_not if p[-1] == "pred" else np.invert)
+
+
+def negate(threads, i, p, o):
+    return threads.elementwise(o[0], p[-1], o[1:], p[-1], np.negative)
+
+
+def absolute(threads, i, p, o):
+    return threads.elementwise(o[0], p[-1], o[1:], p[-1], np.abs)
+
+
+def multiply(threads, i, p, o):
+    kind = p[-1]
+    if kind == "f32" or p[1] == "lo":
+        return threads.elementwise(o[0], kind, o[1:], kind, np.multiply)
+    wide = TYPES[WIDE[kind]]
+    product = lambda x, y: x.astype(wide) * y.astype(wide)
+    if p[1] == "wide":
+        return threads.elementwise(o[0], WIDE[kind], o[1:], kind, product)
+    return threads.elementwise(o[0], kind, o[1:], kind, lambda x, y: (product(x, y) >> 8 * SIZES[kind]).astype(TYPES[kind]))
+
+
+def multiply_add(threads, i, p, o):
+    if p[1] != "lo":
+        raise Fault(f"the simulator has no {i.text}")
+    return threads.elementwise(o[0], p[-1], o[1:], p[-1], lambda x, y, z: x * y + z)
+
+
+def fused_multiply_add(threads, i, p, o):
+    # The product of two f32 is exact in f64; the sum is rounded twice, which differs once in 2^29.
+    return threads.elementwise(o[0], "f32", o[1:], "f32", lambda x, y, z: (x.astype(np.float64) * y + z).astype(np.float32))
+
+
+def divide(threads, i, p, o):
+    kind = p[-1]
+    return threads.elementwise(o[0], kind, o[1:], kind, np.divide if kind == "f32" else lambda x, y: x // nonzero(y))
+
+
+def remainder(threads, i, p, o):
+    return threads.elementwise(o[0], p[-1], o[1:], p[-1], lambda x, y: x % nonzero(y))
+
+
+def shift(threads, i, p, o):
+    kind = p[-1]
+    bits, function = 8 * SIZES[kind], np.left_shift if i.opcode == "shl" else np.right_shift
+    write, value, amount = threads.writer(o[0], kind), threads.reader(o[1], kind), threads.reader(o[2], "u32")
+
+    def run(at):
+        n, x = amount(at), value(at)
+        result = function(x, np.minimum(n, bits - 1).astype(x.dtype))
+        gone = 0 if i.opcode == "shl" or kind[0] != "s" else result
+        write(at, np.where(n >= bits, gone, result))
+
+    return run
+
+
+def extract_bits(threads, i, p, o):
+    field = lambda x, start, size: (x >> start) & ((np.uint32(1) << size) - np.uint32(1))
+    return threads.elementwise(o[0], "u32", o[1:], "u32", field)
+
+
+def special_unit(threads, i, p, o):
+    return threads.elementwise(o[0], "f32", o[1:], "f32", SPECIAL_UNIT[i.opcode])
+
+
+def select(threads, i, p, o):
+    write, which = threads.writer(o[0], p[-1]), threads.reader(o[3], "pred")
+    yes, no = threads.reader(o[1], p[-1]), threads.reader(o[2], p[-1])
+    return lambda at: write(at, np.where(which(at), yes(at), no(at)))
+
+
+def compare(threads, i, p, o):
+    unordered = p[1].endswith("u") and p[-1] == "f32"
+    function = COMPARE[p[1][:2]]
+    write, a, b = threads.writer(o[0], "pred"), threads.reader(o[1], p[-1]), threads.reader(o[2], p[-1])
+
+    def run(at):
+        x, y = a(at), b(at)
+        result = function(x, y)
+        if p[1] == "ne" and p[-1] == "f32":
+            result &= ~(np.isnan(x) | np.isnan(y))
+        write(at, result | np.isnan(x) | np.isnan(y) if unordered else result)
+
+    return run
+
+
+def move(threads, i, p, o):
+    if o[0].kind == "vector":  # {low, high}, 32 bits
+        (low, high), source = (threads.writer(e, "b16") for e in o[0].value), threads.reader(o[1], "b32")
+
+        def unpack(at):
+            x = source(at)
+            low(at, (x & 0xFFFF).astype(np.uint16))
+            high(at, (x >> 16).astype(np.uint16))
+
+        return unpack
+    if o[1].kind == "vector":
+        low, high = (threads.reader(e, "b16") for e in o[1].value)
+        write = threads.writer(o[0], "b32")
+        return lambda at: write(at, low(at).astype(np.uint32) | (high(at).astype(np.uint32) << 16))
+    return threads.elementwise(o[0], p[-1], o[1:], p[-1], lambda x: x)
+
+
+def convert(threads, i, p, o):
+    to, source = p[-2], p[-1]
+    if to in ("bf16x2", "f16x2"):
+        narrow = f32_to_bf16 if to == "bf16x2" else f32_to_f16
+        write, high, low = threads.writer(o[0], "b32"), threads.reader(o[1], "f32"), threads.reader(o[2], "f32")
+        return lambda at: write(at, (narrow(high(at)).astype(np.uint32) << 16) | narrow(low(at)))
+    if to == "tf32":
+        return threads.elementwise(o[0], "b32", o[1:], "b32", bits_to_tf32)
+    if to in ("bf16", "f16") and source == "f32":
+        return threads.elementwise(o[0], "b16", o[1:], "f32", f32_to_bf16 if to == "bf16" else f32_to_f16)
+    if source in ("bf16", "f16") and to == "f32":
+        return threads.elementwise(o[0], "f32", o[1:], "b16", bf16_to_f32 if source == "bf16" else f16_to_f32)
+    if source == "f32" and to != "f32":
+        raise Fault(f"the simulator has no {i.text}")
+    return threads.elementwise(o[0], to, o[1:], source, lambda x: x.astype(TYPES[to]))
+
+
+OPCODES = {
+    **dict.fromkeys(BINARY, binary), **dict.fromkeys(SPECIAL_UNIT, special_unit), "shl": shift, "shr": shift, "bfe": extract_bits,
+    "not": invert, "neg": negate, "abs": absolute, "mul": multiply, "mad": multiply_add, "fma": fused_multiply_add,
+    "div": divide, "rem": remainder, "selp": select, "setp": compare, "mov": move, "cvt": convert,
+}  # fmt: skip
