@@ -30,7 +30,8 @@ std::shared_ptr<Module> flarec::kernelsFor(const std::string &request) {
   static auto &memo = *new Memo<std::string, Hash>;
   return memo.get(request, [&] {
     return Module::load(Cache::process().get(
-        request, [&] { return CompilerClient::process().compile(request); }));
+        request, [&] { return CompilerClient::process().compile(request); },
+        [] { return CompilerClient::process().build(); }));
   });
 }
 

@@ -8,6 +8,7 @@
 #include "support.h"
 
 #include <cstdlib>
+#include <dlfcn.h>
 
 using namespace flarec;
 using namespace flarec::test;
@@ -20,7 +21,9 @@ const MixerDescription description{
 
 /// A compiler that counts its calls in a file and returns the bytes of another.
 std::string fakeCompiler(const std::string &directory,
-                         const std::string &compilerVersion) {
+                         const std::string &compilerVersion,
+                         const std::string &more = "",
+                         const std::string &link = "-Wl,--build-id=sha1") {
   return compileC(R"(
 #define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
@@ -41,7 +44,9 @@ int flarec_compile(const char *request, char **bytes, size_t *size, char **error
   *size = fread(*bytes, 1, 1 << 20, file);
   fclose(file);
   return 0;
-})");
+}
+)" + more,
+                  link + " -Wl,-soname,test_compiler.so");
 }
 
 class Compiler : public testing::Test {
@@ -94,6 +99,60 @@ TEST_F(Compiler, DescriptionToKernelsOnceForAll) {
   writeBytes(directory.path / "compiler.so", "gone");
   EXPECT_EQ(inChild(body), 0);
   EXPECT_EQ(calls(), 1u);
+}
+
+TEST_F(Compiler, OfAnotherBuildCompilesAgain) {
+  install(version());
+  writeBytes(directory.path / "artefact", artefactBytes());
+  auto body = [] { return kernelsFor(description) ? 0 : 1; };
+  EXPECT_EQ(inChild(body), 0);
+  std::string first = readBytes(directory.path / "compiler.so");
+  writeBytes(directory.path / "compiler.so",
+             fakeCompiler(directory.path.string(), version(), "int changed;"));
+  EXPECT_EQ(inChild(body), 0);
+  EXPECT_EQ(calls(), 2u);
+  // Both are kept.
+  EXPECT_EQ(inChild(body), 0);
+  writeBytes(directory.path / "compiler.so", first);
+  EXPECT_EQ(inChild(body), 0);
+  EXPECT_EQ(calls(), 2u);
+  // A process without one takes what it was given.
+  std::filesystem::remove(directory.path / "compiler.so");
+  EXPECT_EQ(inChild(body), 0);
+  std::string id =
+      filesIn(directory.path / "cache").at(0).filename().string();
+  EXPECT_THAT(id, testing::MatchesRegex("[0-9a-f]{40}"));
+}
+
+TEST_F(Compiler, WhereTheLoaderLooksItsBuildIsKnownToo) {
+  install(version());
+  EXPECT_EQ(inChild([&] {
+              std::string byPath = CompilerClient::process().build();
+              // The loader knows what is loaded by its soname.
+              if (!dlopen((directory.path / "compiler.so").c_str(), RTLD_NOW))
+                return 1;
+              setenv("FLAREC_COMPILER_LIBRARY", "test_compiler.so", 1);
+              return !byPath.empty() &&
+                             CompilerClient::process().build() == byPath
+                         ? 0
+                         : 2;
+            }),
+            0);
+}
+
+TEST_F(Compiler, WithoutBuildIdIsRefused) {
+  writeBytes(directory.path / "compiler.so",
+             fakeCompiler(directory.path.string(), version(), "",
+                          "-Wl,--build-id=none"));
+  setenv("FLAREC_COMPILER_LIBRARY", (directory.path / "compiler.so").c_str(),
+         1);
+  EXPECT_EQ(inChild([] {
+              return errorOf([] { kernelsFor(description); })
+                                 .find("has no build id") != std::string::npos
+                         ? 0
+                         : 1;
+            }),
+            0);
 }
 
 TEST_F(Compiler, ItsWordsReachTheUser) {
