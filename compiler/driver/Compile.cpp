@@ -215,6 +215,12 @@ struct Compiler {
       if (ec)
         return error("cannot write stage '" + path + "': " + ec.message());
       out << t;
+      out.close();
+      if (out.has_error()) {
+        ec = out.error();
+        out.clear_error(); // or its destructor ends the process
+        return error("cannot write stage '" + path + "': " + ec.message());
+      }
     }
     if (wanted)
       emitted = t;

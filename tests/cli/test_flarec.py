@@ -257,6 +257,13 @@ class Stages(Case):
         self.refused(*base, "--from-stage", self.path("stages/3-tile.mlir"), "--config", "#tile.config<>", *out, says="has no effect")
         (self.folder / "file").write_text("")
         self.refused(*base, "--dump-stages", self.path("file/below"), says=["cannot make the folder", "file/below"])
+        for name, put, reason in (("1-flare.mlir", lambda p: p.symlink_to("/dev/full"), "No space left on device"),
+                                  ("6-ptx.ptx", lambda p: p.symlink_to("/dev/full"), "No space left on device"),
+                                  ("5-llvm.ll", pathlib.Path.mkdir, "Is a directory")):  # fmt: skip
+            folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+            put(folder / name)
+            self.refused(*base, "--dump-stages", str(folder), *out, says=f"cannot write stage '{folder / name}': {reason}")
+            self.assertFalse(os.path.exists(self.path("m.flare")))
 
     def test_list_stages(self):
         for target, names in (("sm_90a", GPU_STAGES), ("host", ["flare", "sweeps", "tile", "vectors", "llvm", "asm"])):
