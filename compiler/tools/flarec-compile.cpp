@@ -256,8 +256,10 @@ void tool::addCompile(CLI::App &app) {
   sub->add_option("file", o->source,
                   "MLIR with functions of the flare dialect");
   sub->add_option("--head-dim", o->headDim,
-                  "Channels of a head (D): 4, 8, 16 or 32");
-  sub->add_option("--latents", o->latents, "Latents of a head (M): 1 to 512");
+                  "Channels of a head (D): 4, 8, 16 or 32")
+      ->check(oneOf({4, 8, 16, 32}));
+  sub->add_option("--latents", o->latents, "Latents of a head (M): 1 to 512")
+      ->check(wholeNumber(1, 512));
   sub->add_option("--dtype", o->dtype,
                   "Type of q, k, v and y in memory: bf16 (without it), f16 or f32");
   sub->add_option("--target", o->target,

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <memory>
 
 using namespace flarec;
@@ -108,13 +109,13 @@ void tool::addInfo(CLI::App &app) {
   sub->add_option("file", o->path, "An artefact made by `flarec compile`")
       ->required();
   sub->add_option("--batch", o->sizes.batch, "Of a call to describe")
-      ->check(CLI::NonNegativeNumber)
+      ->check(wholeNumber(0, INT64_MAX))
       ->capture_default_str();
   sub->add_option("--heads", o->sizes.heads, "Of a call to describe")
-      ->check(CLI::NonNegativeNumber)
+      ->check(wholeNumber(0, INT64_MAX))
       ->capture_default_str();
   sub->add_option("--tokens", o->sizes.tokens, "Of a call to describe")
-      ->check(CLI::NonNegativeNumber)
+      ->check(wholeNumber(0, INT64_MAX))
       ->capture_default_str();
   sub->callback([o] { info(o->path, o->sizes); });
 }

@@ -172,7 +172,7 @@ class Compile(Case):
     def test_a_failed_compilation_leaves_the_old_artefact(self):
         target = self.folder / "m.flare"
         target.write_text("old")
-        self.refused("compile", "--head-dim", "7", "--latents", "16", "--target", "sm_80", "-o", str(target))
+        self.refused("compile", "--head-dim", "8", "--latents", "16", "--target", "sm_80", "--config", "none", "-o", str(target))
         self.assertEqual(target.read_text(), "old")
 
 
@@ -316,13 +316,13 @@ class Mistakes(Case):
 
     def test_sizes_and_types(self):
         out = ["--target", "sm_80", "-o", self.path("m.flare")]
-        for d in ("3", "64", "-8"):
-            self.refused("compile", "--head-dim", d, "--latents", "8", *out, says=[f"head dim {d} is not supported", "4, 8, 16 or 32"])
-        for m in ("513", "-1", "100000"):
-            self.refused("compile", "--head-dim", "8", "--latents", m, *out, says=[f"{m} latents are not supported", "1 to 512"])
+        huge = str(10**20)
+        for d in ("0", "3", "64", "-1", "-8", "8.5", "eight", huge, str(2**32 + 8)):
+            self.refused("compile", f"--head-dim={d}", "--latents", "8", *out, code=2, says=["--head-dim", f"'{d}' is not supported", "4, 8, 16, 32"])
+        for m in ("0", "-1", "513", "1e2", huge, str(2**32 + 8)):
+            self.refused("compile", "--head-dim", "8", f"--latents={m}", *out, code=2, says=["--latents", f"'{m}' is not supported", "from 1 to 512"])
         for dtype in ("f64", "BF16"):
             self.refused("compile", *SMALL, "--dtype", dtype, *out, code=2, says=[f"'{dtype}' is not supported", "bf16, f16 or f32"])
-        self.refused("compile", "--head-dim", "eight", "--latents", "8", *out, code=2, says="--head-dim")
         self.refused("compile", *SMALL, "--grad=z", *out, says=["gradients \"z\"", "q, k and v"])
         self.refused("compile", *SMALL, "--grad=qq", *out, says="at most once")
 
@@ -410,7 +410,13 @@ class Info(Case):
     def test_mistakes(self):
         self.refused("info", self.path("none.flare"), says=["none.flare", "no such file"])
         self.refused("info", str(MIXER), says="not a flarec artefact")
+        for option in ("--batch", "--heads", "--tokens"):
+            for given in ("-1", "many", str(10**20)):
+                self.refused("info", "m.flare", f"{option}={given}", code=2, says=[option, f"'{given}' is not supported", "from 0 to"])
         self.compile(*SMALL, "--target", "sm_80", "-o", self.path("m.flare"))
+        for option in ("--batch", "--heads"):
+            _, err = self.flarec("info", self.path("m.flare"), option, str(2**63 - 1), code=1)
+            self.assertRegex(err, "flarec: .* 9223372036854775807.* are too many")
         data = bytearray((self.folder / "m.flare").read_bytes())
         data[-100] ^= 1
         (self.folder / "m.flare").write_bytes(data)
