@@ -5,6 +5,7 @@
 #include "flarec/compiler.h"
 #include "flarec/description.h"
 #include "flarec/error.h"
+#include "flarec/signature.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -230,6 +231,8 @@ void compile(const Options &o) {
     return;
   }
   Artefact artefact = Artefact::parse(result);
+  if (o.hasMixer() && !o.fromStage.empty())
+    checkServes(artefact.manifest(), description(o, target));
   size_t kernels = 0;
   for (const FunctionSpec &function : artefact.manifest().functions)
     kernels += function.kernels.size();

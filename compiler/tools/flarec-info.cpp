@@ -20,14 +20,6 @@ constexpr const char *examples = R"(Examples:
   flarec info mixer.flare --batch 2 --heads 16 --tokens 7225
       splits, blocks and workspace of a call of this size)";
 
-std::string describe(const TensorSpec &t) {
-  std::string rows =
-      t.index == Index::Tokens ? "n" : fmt::format("m={}", t.rows);
-  std::string columns = t.columns ? fmt::format(", d={}", t.columns) : "";
-  return fmt::format("{}<{}{}, {}>{}", t.name, rows, columns, name(t.type),
-                     t.reduced ? " (summed over the batch)" : "");
-}
-
 std::string list(const FunctionSpec &function, Role role) {
   std::string text;
   for (const TensorSpec &tensor : function.tensors)

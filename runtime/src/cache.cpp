@@ -189,8 +189,8 @@ void Cache::sweepTemporaries(const fs::path &folder) {
   // What a killed writer left behind. After an hour nobody is still writing it.
   auto stale = fs::file_time_type::clock::now() - std::chrono::hours(1);
   std::error_code failure;
-  for (fs::directory_iterator it(folder, failure), end;
-       !failure && it != end; it.increment(failure)) {
+  for (fs::directory_iterator it(folder, failure), end; !failure && it != end;
+       it.increment(failure)) {
     std::error_code ignored;
     if (isTemporary(it->path().filename().string()) &&
         it->last_write_time(ignored) < stale && !ignored)

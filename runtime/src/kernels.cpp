@@ -3,6 +3,7 @@
 #include "flarec/cache.h"
 #include "flarec/compiler_client.h"
 #include "flarec/memo.h"
+#include "flarec/signature.h"
 
 #include <functional>
 
@@ -38,8 +39,11 @@ std::shared_ptr<Module> flarec::kernelsFor(const std::string &request) {
 std::shared_ptr<Module>
 flarec::kernelsFor(const MixerDescription &description) {
   static auto &memo = *new Memo<MixerDescription, Hash>;
-  return memo.get(description,
-                  [&] { return kernelsFor(request(description)); });
+  return memo.get(description, [&] {
+    auto module = kernelsFor(request(description));
+    checkServes(module->artefact().manifest(), description);
+    return module;
+  });
 }
 
 void flarec::addArtefact(const std::filesystem::path &path) {

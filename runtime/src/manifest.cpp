@@ -221,6 +221,16 @@ FunctionSpec parseFunction(const Node &node, const Manifest &manifest) {
 
 std::string_view flarec::name(DType type) { return nameOf(types, type); }
 
+std::string flarec::describe(const TensorSpec &tensor) {
+  std::string rows =
+      tensor.index == Index::Tokens ? "n" : fmt::format("m={}", tensor.rows);
+  std::string columns =
+      tensor.columns ? fmt::format(", d={}", tensor.columns) : "";
+  return fmt::format("{}<{}{}, {}>{}", tensor.name, rows, columns,
+                     name(tensor.type),
+                     tensor.reduced ? " (summed over the batch)" : "");
+}
+
 size_t FunctionSpec::argumentCount() const {
   size_t count = 0;
   for (const TensorSpec &tensor : tensors)

@@ -233,6 +233,17 @@ class Stages(Case):
         out, _ = self.compile(*SMALL, "--target", "sm_90a", "--from-stage", str(file), "--emit", "ptx")
         self.assertIn(".entry added_by_hand", out)
 
+    def test_a_stage_of_another_mixer(self):
+        self.compile(*SMALL, "--target", "sm_90a", "--dump-stages", self.path("stages"))
+        stage = ["--target", "sm_90a", "--from-stage", self.path("stages/3-tile.mlir"), "-o", self.path("m.flare")]
+        for other, says in ((["--head-dim", "8", "--latents", "32"], "q<m=16, d=8, bf16>, not q<m=32, d=8, bf16>"),
+                            (["--head-dim", "16", "--latents", "16"], "q<m=16, d=8, bf16>, not q<m=16, d=16, bf16>"),
+                            ([*SMALL, "--dtype", "f16"], "q<m=16, d=8, bf16>, not q<m=16, d=8, f16>"),
+                            ([*SMALL, "--grad"], "no function mixer_backward")):  # fmt: skip
+            with self.subTest(other):
+                self.refused("compile", *other, *stage, says=[says, "a stage of the same description"])
+                self.assertFalse(os.path.exists(self.path("m.flare")))
+
     def test_a_stage_alone(self):
         self.compile(*SMALL, "--target", "sm_90a", "--dump-stages", self.path("stages"))
         self.compile("--target", "sm_90a", "--from-stage", self.path("stages/3-tile.mlir"), "-o", self.path("m.flare"))

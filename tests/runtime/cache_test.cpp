@@ -106,8 +106,9 @@ TEST(Cache, AnEntryBelongsToTheBuildThatMadeIt) {
   TemporaryDirectory directory;
   std::string build = "aa";
   Cache(directory.path)
-      .get(requestText, [&] { return build = "bb", good(); },
-           [&] { return build; });
+      .get(
+          requestText, [&] { return build = "bb", good(); },
+          [&] { return build; });
   EXPECT_FALSE(fs::exists(directory.path / "aa"));
   EXPECT_TRUE(fs::exists(directory.path / "bb"));
 }

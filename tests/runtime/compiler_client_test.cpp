@@ -30,9 +30,9 @@ std::string fakeCompiler(const std::string &directory,
 #include <stdlib.h>
 #include <string.h>
 #define DIRECTORY ")" +
-                  directory + R"("
+                      directory + R"("
 const char *flarec_version(void) { return ")" +
-                  compilerVersion + R"("; }
+                      compilerVersion + R"("; }
 void flarec_free(void *p) { free(p); }
 int flarec_compile(const char *request, char **bytes, size_t *size, char **error) {
   FILE *calls = fopen(DIRECTORY "/calls", "a");
@@ -65,9 +65,24 @@ protected:
     unsetenv("FLAREC_CACHE_DIR");
   }
   /// What the fake compiler is to return.
-  std::string artefactBytes() {
+  std::string artefactBytes(int latents = description.latents) {
     FunctionSpec function;
     function.name = "mixer_forward";
+    auto add = [&](const char *name, Role role, Index index, int64_t columns) {
+      function.tensors.push_back(
+          {.name = name,
+           .role = role,
+           .index = index,
+           .rows = index == Index::Latents ? latents : -1,
+           .columns = columns});
+    };
+    add("q", Role::Input, Index::Latents, 8);
+    add("k", Role::Input, Index::Tokens, 8);
+    add("v", Role::Input, Index::Tokens, 8);
+    add("y", Role::Result, Index::Tokens, 8);
+    add("z", Role::Result, Index::Latents, 8);
+    add("lse_encode", Role::Result, Index::Latents, 0);
+    add("lse_decode", Role::Result, Index::Tokens, 0);
     function.kernels = {{.symbol = "f", .grid = Grid::Latents}};
     return hostArtefact(function,
                         "#include <stdint.h>\nvoid f(const uint64_t *s, "
@@ -119,8 +134,7 @@ TEST_F(Compiler, OfAnotherBuildCompilesAgain) {
   // A process without one takes what it was given.
   std::filesystem::remove(directory.path / "compiler.so");
   EXPECT_EQ(inChild(body), 0);
-  std::string id =
-      filesIn(directory.path / "cache").at(0).filename().string();
+  std::string id = filesIn(directory.path / "cache").at(0).filename().string();
   EXPECT_THAT(id, testing::MatchesRegex("[0-9a-f]{40}"));
 }
 
@@ -147,8 +161,9 @@ TEST_F(Compiler, WithoutBuildIdIsRefused) {
   setenv("FLAREC_COMPILER_LIBRARY", (directory.path / "compiler.so").c_str(),
          1);
   EXPECT_EQ(inChild([] {
-              return errorOf([] { kernelsFor(description); })
-                                 .find("has no build id") != std::string::npos
+              return errorOf([] {
+                       kernelsFor(description);
+                     }).find("has no build id") != std::string::npos
                          ? 0
                          : 1;
             }),
@@ -212,6 +227,21 @@ TEST_F(Compiler, WithoutOneAnArtefactFileIsEnough) {
                 return 1;
               addArtefact(directory.path / "mixer.flare");
               return kernelsFor(description) ? 0 : 2;
+            }),
+            0);
+}
+
+// `flarec compile --from-stage` gives the key of the description to anything.
+TEST_F(Compiler, AnArtefactThatDoesNotServeItsKeyIsRefused) {
+  setenv("FLAREC_COMPILER_LIBRARY", "/nowhere.so", 1);
+  writeBytes(directory.path / "mixer.flare", artefactBytes(/*latents=*/16));
+  EXPECT_EQ(inChild([&] {
+              addArtefact(directory.path / "mixer.flare");
+              std::string said = errorOf([] { kernelsFor(description); });
+              EXPECT_THAT(said,
+                          HasSubstr("q<m=16, d=8, f32>, not q<m=4, d=8, f32>"));
+              EXPECT_THAT(said, HasSubstr("--from-stage"));
+              return testing::Test::HasFailure();
             }),
             0);
 }

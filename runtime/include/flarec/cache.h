@@ -41,8 +41,8 @@ public:
   /// directory/<build>/<key>.flare: a compiler finds what it has made itself
   /// and nothing else. Where there is no compiler the build is empty, and the
   /// newest entry of any build serves.
-  std::shared_ptr<const Artefact>
-  get(const std::string &request, const std::function<std::string()> &compile,
+  std::shared_ptr<const Artefact> get(
+      const std::string &request, const std::function<std::string()> &compile,
       const std::function<std::string()> &build = [] { return ""; });
 
   /// Makes an artefact of a file, say, known under its own key.
