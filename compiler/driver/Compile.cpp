@@ -399,7 +399,10 @@ struct Compiler {
       return emitted;
     auto json = llvm::json::parse(functions);
     if (!json)
-      return json.takeError();
+      return error("flarec.manifest of the module is not JSON: " + llvm::toString(json.takeError()));
+    auto *described = json->getAsArray();
+    if (!described || described->empty() || !llvm::all_of(*described, [](const llvm::json::Value &f) { return f.getAsObject(); }))
+      return error("flarec.manifest of the module must be a list of at least one function's description, as --dump-stages writes it");
     llvm::json::Array code;
     std::string blobs;
     auto addBlob = [&](std::string bytes, llvm::json::Object o) {

@@ -244,6 +244,17 @@ class Stages(Case):
                 self.refused("compile", *other, *stage, says=[says, "a stage of the same description"])
                 self.assertFalse(os.path.exists(self.path("m.flare")))
 
+    def test_a_stage_without_its_manifest(self):
+        self.compile(*SMALL, "--target", "sm_90a", "--dump-stages", self.path("stages"))
+        text = (self.folder / "stages/4-nvvm.mlir").read_text()
+        before, rest = text.split('flarec.manifest = "', 1)
+        end = next(i for i, c in enumerate(rest) if c == '"' and rest[i - 1] != "\\")
+        file = self.folder / "my-nvvm.mlir"
+        for manifest, says in (("[]", "at least one function"), ("[1]", "at least one function"), ("5", "at least one function"), ("[", "not JSON")):
+            with self.subTest(manifest):
+                file.write_text(before + f'flarec.manifest = "{manifest}' + rest[end:])
+                self.refused("compile", *SMALL, "--target", "sm_90a", "--from-stage", str(file), "-o", self.path("m.flare"), says=["flarec.manifest", says])
+
     def test_a_stage_alone(self):
         self.compile(*SMALL, "--target", "sm_90a", "--dump-stages", self.path("stages"))
         self.compile("--target", "sm_90a", "--from-stage", self.path("stages/3-tile.mlir"), "-o", self.path("m.flare"))
@@ -424,6 +435,12 @@ class Info(Case):
         for option in ("--batch", "--heads", "--tokens"):
             for given in ("-1", "many", str(10**20)):
                 self.refused("info", "m.flare", f"{option}={given}", code=2, says=[option, f"'{given}' is not supported", "from 0 to"])
+        for text in ("[1]", "[]", "5", "null", '{"format": 1, "compiler": "", "key": "", "target": "host", "code": [], "functions": []}',
+                     '{"format": 1, "compiler": "", "key": "", "target": "host", "code": [], "functions": [1]}'):  # fmt: skip
+            with self.subTest(text):
+                body = struct.pack("<Q", len(text)) + text.encode()
+                (self.folder / "m.flare").write_bytes(b"FLAREC\0\1" + hashlib.sha256(body).digest() + body)
+                self.refused("info", self.path("m.flare"), says=["m.flare: the artefact is damaged", "copy or compile it again"])
         self.compile(*SMALL, "--target", "sm_80", "-o", self.path("m.flare"))
         for option in ("--batch", "--heads"):
             _, err = self.flarec("info", self.path("m.flare"), option, str(2**63 - 1), code=1)
