@@ -69,9 +69,10 @@ void *openCompiler(const std::string &name) {
   fs::path own = ownDirectory();
   throw Error(fmt::format(
       "these kernels are not in the cache and there is no compiler to make "
-      "them: {} is not in {}, nor where the loader looks; install it, set "
-      "FLAREC_COMPILER_LIBRARY to its path, or load an artefact that `flarec "
-      "compile` has made",
+      "them: {} is not in {}, nor where the loader looks; install it there, or "
+      "set FLAREC_COMPILER_LIBRARY to its path, or FLAREC_CACHE_DIR to a copy "
+      "of the cache of a machine that has made them (a C++ program may also "
+      "give addArtefact() a file of `flarec compile`)",
       fileName, own.empty() ? "." : own.string()));
 }
 
