@@ -123,38 +123,63 @@ struct Request {
       return error("the request must be a JSON object");
     Request r;
     r.key = keyOf(text, *o);
-    auto string = [&](StringRef key) { return o->getString(key).value_or("").str(); };
-    r.target = string("target");
-    r.config = string("config");
-    r.emit = string("emit");
-    r.dump = string("dump_stages");
-    r.fromStage = string("from_stage");
-    r.sourceName = string("source_name");
+    std::string fault; // the first one
+    auto refuse = [&](const llvm::Twine &name, const llvm::json::Value *given, const llvm::Twine &allowed) {
+      if (fault.empty())
+        fault = (name + (given ? " " + llvm::formatv("{0}", *given).str() + " is not supported" : " is missing") + "; " + allowed).str();
+    };
+    auto string = [&](const llvm::json::Object &from, StringRef field) -> std::string {
+      const llvm::json::Value *value = from.get(field);
+      if (value && !value->getAsString())
+        refuse("the request's " + field, value, "it must be a string");
+      return value ? value->getAsString().value_or("").str() : "";
+    };
+    auto flag = [&](StringRef field) {
+      const llvm::json::Value *value = o->get(field);
+      if (value && !value->getAsBoolean())
+        refuse("the request's " + field, value, "it must be true or false");
+      return value && value->getAsBoolean().value_or(false);
+    };
+    r.target = string(*o, "target");
+    r.config = string(*o, "config");
+    r.emit = string(*o, "emit");
+    r.dump = string(*o, "dump_stages");
+    r.fromStage = string(*o, "from_stage");
+    r.sourceName = string(*o, "source_name");
     if (r.sourceName.empty())
       r.sourceName = "source";
-    r.time = o->getBoolean("time").value_or(false);
-    r.report = o->getBoolean("report").value_or(false);
+    r.time = flag("time");
+    r.report = flag("report");
+    if (!fault.empty())
+      return error(fault);
     if (!isTarget(r.target))
       return error("unknown target '" + r.target + "'; known are host, sm_80, sm_90a and sm_100a");
-    if (auto *m = o->getObject("mixer")) {
+    if (auto *mixer = o->get("mixer")) {
+      auto *m = mixer->getAsObject();
+      if (!m)
+        return error(llvm::formatv("the request's mixer {0} is not supported; it must be an object with head_dim, latents and dtype", *mixer).str());
       int64_t d = m->getInteger("head_dim").value_or(0), latents = m->getInteger("latents").value_or(0);
-      StringRef type = m->getString("dtype").value_or("");
-      StringRef gradients = m->getString("gradients").value_or("");
+      auto *wanted = m->get("gradients");
+      StringRef type = m->getString("dtype").value_or(""), gradients = m->getString("gradients").value_or("");
       if (d < 1 || d > 128)
-        return error("head dimension " + llvm::Twine(d) + " is not supported; use 1 to 128");
+        refuse("head dimension", m->get("head_dim"), "use 1 to 128 as head_dim");
       if (latents < 1 || latents > 4096)
-        return error(llvm::Twine(latents) + " latents are not supported; use 1 to 4096");
+        refuse("the number of latents", m->get("latents"), "use 1 to 4096 as latents");
       if (!llvm::is_contained({"bf16", "f16", "f32"}, type))
-        return error("dtype '" + type + "' is not supported; use bf16, f16 or f32");
-      if (gradients.find_first_not_of("qkv") != StringRef::npos)
-        return error("gradients '" + gradients + "' must be a subset of qkv");
+        refuse("dtype", m->get("dtype"), "use \"bf16\", \"f16\" or \"f32\"");
+      if (gradients.find_first_not_of("qkv") != StringRef::npos || (wanted && !wanted->getAsString()))
+        refuse("gradients", wanted, "use some of \"qkv\"");
+      if (!fault.empty())
+        return error(fault);
       for (char c : gradients)
         r.wanted += (r.wanted.empty() ? "" : ",") + std::string(1, c);
       r.mixer = true;
       r.source = mixerSource(d, latents, type);
-    } else if (auto s = o->getString("source")) {
-      r.source = s->str();
-      r.wanted = string("gradients");
+    } else if (o->get("source")) {
+      r.source = string(*o, "source");
+      r.wanted = string(*o, "gradients");
+      if (!fault.empty())
+        return error(fault);
       // It becomes part of a pipeline's text.
       if (!llvm::all_of(r.wanted, [](char c) { return llvm::isAlnum(c) || StringRef("_.*,").contains(c); }))
         return error("gradients '" + r.wanted + "' must be names of arguments, separated by commas, or *");
@@ -215,6 +240,12 @@ struct Compiler {
       if (ec)
         return error("cannot write stage '" + path + "': " + ec.message());
       out << t;
+      out.close();
+      if (out.has_error()) {
+        ec = out.error();
+        out.clear_error(); // or its destructor ends the process
+        return error("cannot write stage '" + path + "': " + ec.message());
+      }
     }
     if (wanted)
       emitted = t;
@@ -368,7 +399,10 @@ struct Compiler {
       return emitted;
     auto json = llvm::json::parse(functions);
     if (!json)
-      return json.takeError();
+      return error("flarec.manifest of the module is not JSON: " + llvm::toString(json.takeError()));
+    auto *described = json->getAsArray();
+    if (!described || described->empty() || !llvm::all_of(*described, [](const llvm::json::Value &f) { return f.getAsObject(); }))
+      return error("flarec.manifest of the module must be a list of at least one function's description, as --dump-stages writes it");
     llvm::json::Array code;
     std::string blobs;
     auto addBlob = [&](std::string bytes, llvm::json::Object o) {

@@ -5,6 +5,7 @@
 #include "flarec/compiler.h"
 #include "flarec/description.h"
 #include "flarec/error.h"
+#include "flarec/signature.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -230,6 +231,8 @@ void compile(const Options &o) {
     return;
   }
   Artefact artefact = Artefact::parse(result);
+  if (o.hasMixer() && !o.fromStage.empty())
+    checkServes(artefact.manifest(), description(o, target));
   size_t kernels = 0;
   for (const FunctionSpec &function : artefact.manifest().functions)
     kernels += function.kernels.size();
@@ -256,8 +259,10 @@ void tool::addCompile(CLI::App &app) {
   sub->add_option("file", o->source,
                   "MLIR with functions of the flare dialect");
   sub->add_option("--head-dim", o->headDim,
-                  "Channels of a head (D): 1 to 128");
-  sub->add_option("--latents", o->latents, "Latents of a head (M): 1 to 4096");
+                  "Channels of a head (D): 1 to 128")
+      ->check(wholeNumber(1, maxHeadDim));
+  sub->add_option("--latents", o->latents, "Latents of a head (M): 1 to 4096")
+      ->check(wholeNumber(1, maxLatents));
   sub->add_option("--dtype", o->dtype,
                   "Type of q, k, v and y in memory: bf16 (without it), f16 or f32");
   sub->add_option("--target", o->target,

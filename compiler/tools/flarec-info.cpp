@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <memory>
 
 using namespace flarec;
@@ -18,14 +19,6 @@ constexpr const char *examples = R"(Examples:
   flarec info mixer.flare
   flarec info mixer.flare --batch 2 --heads 16 --tokens 7225
       splits, blocks and workspace of a call of this size)";
-
-std::string describe(const TensorSpec &t) {
-  std::string rows =
-      t.index == Index::Tokens ? "n" : fmt::format("m={}", t.rows);
-  std::string columns = t.columns ? fmt::format(", d={}", t.columns) : "";
-  return fmt::format("{}<{}{}, {}>{}", t.name, rows, columns, name(t.type),
-                     t.reduced ? " (summed over the batch)" : "");
-}
 
 std::string list(const FunctionSpec &function, Role role) {
   std::string text;
@@ -108,13 +101,13 @@ void tool::addInfo(CLI::App &app) {
   sub->add_option("file", o->path, "An artefact made by `flarec compile`")
       ->required();
   sub->add_option("--batch", o->sizes.batch, "Of a call to describe")
-      ->check(CLI::NonNegativeNumber)
+      ->check(wholeNumber(0, INT64_MAX))
       ->capture_default_str();
   sub->add_option("--heads", o->sizes.heads, "Of a call to describe")
-      ->check(CLI::NonNegativeNumber)
+      ->check(wholeNumber(0, INT64_MAX))
       ->capture_default_str();
   sub->add_option("--tokens", o->sizes.tokens, "Of a call to describe")
-      ->check(CLI::NonNegativeNumber)
+      ->check(wholeNumber(0, INT64_MAX))
       ->capture_default_str();
   sub->callback([o] { info(o->path, o->sizes); });
 }

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace flarec::tool {
 
@@ -25,6 +26,9 @@ std::string resolveTarget(const std::string &name);
 
 /// What is wrong with the target's name; empty: nothing. For CLI11.
 std::string checkTargetName(const std::string &name);
+
+/// For CLI11: refuses all but numbers in this range, and says which they are.
+CLI::Validator wholeNumber(int64_t least, int64_t most);
 
 /// 1234567 as 1,234,567.
 std::string grouped(int64_t number);

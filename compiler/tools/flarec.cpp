@@ -12,8 +12,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 
 using namespace flarec;
 using namespace flarec::tool;
@@ -49,6 +51,29 @@ std::string tool::resolveTarget(const std::string &name) {
   if (name != "native")
     return name;
   return CudaDriver::available() ? deviceTarget(0) : "host";
+}
+
+/// The text as a number, if it is one of 64 bits.
+static std::optional<int64_t> parseNumber(std::string_view text) {
+  int64_t number = 0;
+  auto [end, failure] =
+      std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failure != std::errc() || end != text.data() + text.size())
+    return std::nullopt;
+  return number;
+}
+
+CLI::Validator tool::wholeNumber(int64_t least, int64_t most) {
+  return CLI::Validator(
+      [=](std::string &text) -> std::string {
+        std::optional<int64_t> number = parseNumber(text);
+        if (number && *number >= least && *number <= most)
+          return {};
+        return fmt::format(
+            "'{}' is not supported; give a whole number from {} to {}", text,
+            least, most);
+      },
+      "");
 }
 
 std::string tool::grouped(int64_t number) {

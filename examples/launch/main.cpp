@@ -1,10 +1,12 @@
 // FLARE's attention from raw pointers, without torch: describe (or load a
 // file), allocate, launch, look at the result.
 //
-//   example_launch --head-dim 8 --latents 64                        compiles
-//   for this processor example_launch --head-dim 8 --latents 64 --dtype bf16
-//   --device 0   compiles for GPU 0 example_launch mixer.flare needs no
-//   compiler
+//   example_launch --head-dim 8 --latents 64
+//       compiles for this processor
+//   example_launch --head-dim 8 --latents 64 --dtype bf16 --device 0
+//       compiles for GPU 0
+//   example_launch mixer.flare
+//       needs no compiler
 #include "flarec/cuda_driver.h"
 #include "flarec/device.h"
 #include "flarec/error.h"
@@ -293,21 +295,38 @@ int main(int argc, char **argv) {
   float scale = 1;
   int device = -1, repeats = 5;
   app.add_option("file", file, "an artefact made by `flarec compile`");
-  app.add_option("--head-dim", description.headDim, "1 to 128");
-  app.add_option("--latents", description.latents, "1 to 512");
+  app.add_option("--head-dim", description.headDim, "1 to 128")
+      ->check(CLI::Range(1, maxHeadDim));
+  app.add_option("--latents", description.latents, "1 to 4096")
+      ->check(CLI::Range(1, maxLatents));
   app.add_option("--dtype", dtype, "f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--device", device, "a CUDA device; without it the host");
-  app.add_option("--batch", sizes.batch, "batch size");
-  app.add_option("--heads", sizes.heads, "heads");
-  app.add_option("--tokens", sizes.tokens, "tokens");
+  app.add_option("--device", device, "a CUDA device; without it the host")
+      ->check(CLI::Range(0, 1023));
+  // Far beyond any memory, and the product still fits in 64 bits.
+  app.add_option("--batch", sizes.batch, "batch size")
+      ->check(CLI::Range(0, 1 << 12));
+  app.add_option("--heads", sizes.heads, "heads")
+      ->check(CLI::Range(0, 1 << 10));
+  app.add_option("--tokens", sizes.tokens, "tokens")
+      ->check(CLI::Range(0, 1 << 30));
   app.add_option("--scale", scale, "of the scores");
-  app.add_option("--repeats", repeats, "launches to time");
-  CLI11_PARSE(app, argc, argv);
+  app.add_option("--repeats", repeats, "launches to time")
+      ->check(CLI::Range(1, 1000000));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError &error) {
+    return app.exit(error) ? 2 : 0;
+  }
   description.dtype = dtype == "bf16" ? DType::BF16 : DType::F32;
   try {
     run(file, description, device, sizes, scale, repeats);
-  } catch (const Error &error) {
+  } catch (const std::bad_alloc &) {
+    std::fprintf(stderr, "example_launch: tensors of this size do not fit in "
+                         "memory; give a smaller --batch, --heads or "
+                         "--tokens\n");
+    return 1;
+  } catch (const std::exception &error) {
     std::fprintf(stderr, "example_launch: %s\n", error.what());
     return 1;
   }

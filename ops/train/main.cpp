@@ -119,6 +119,8 @@ int main(int argc, char **argv) {
   CLI::App app{description, "flare-train"};
   app.footer(examples);
   app.option_defaults()->always_capture_default();
+  // CLI11's PositiveNumber names the largest double, in 309 digits.
+  const CLI::Range positive(1, 1 << 24), notNegative(0, 1 << 24);
 
   TrainingOptions options;
   std::string data, device = "cpu", losses;
@@ -131,7 +133,7 @@ int main(int argc, char **argv) {
       ->required();
   app.add_option("--resolution", resolution,
                  "The R of the file names; 0: the only one there")
-      ->check(CLI::NonNegativeNumber);
+      ->check(notNegative);
   app.add_option("--device", device, "cpu, cuda or cuda:1");
   app.add_option("--attention", attention,
                  "Who computes the attention: flarec (fused kernels), sdpa "
@@ -140,28 +142,28 @@ int main(int argc, char **argv) {
       ->transform(CLI::CheckedTransformer(attentions))
       ->default_str("flarec");
   app.add_option("--blocks", options.model.blocks, "FLARE blocks")
-      ->check(CLI::PositiveNumber);
+      ->check(positive);
   app.add_option("--channels", options.model.channels,
                  "Channels C, a multiple of the heads")
-      ->check(CLI::PositiveNumber);
+      ->check(positive);
   app.add_option("--heads", options.model.heads, "Heads H; head dim D = C / H")
-      ->check(CLI::PositiveNumber);
+      ->check(positive);
   app.add_option("--latents", options.model.latents, "Latents M of each head")
-      ->check(CLI::PositiveNumber);
+      ->check(positive);
   app.add_option("--batch", options.batch, "Samples a step")
-      ->check(CLI::PositiveNumber);
+      ->check(positive);
   app.add_option("--epochs", options.epochs, "Passes over the training fields")
-      ->check(CLI::PositiveNumber);
+      ->check(positive);
   app.add_option("--steps", options.steps,
                  "Stop after so many steps of the schedule; 0: all epochs")
-      ->check(CLI::NonNegativeNumber);
+      ->check(notNegative);
   app.add_option("--seed", options.seed,
                  "Seed of the weights and of the order of samples");
   app.add_option("--lr", options.peakRate, "Highest learning rate")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1e-6, 10.0));
   app.add_option("--threads", threads,
                  "CPU threads; 0: as many as PyTorch takes")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1024));
   app.add_option("--losses", losses, "Write the loss of each step here");
 
   try {

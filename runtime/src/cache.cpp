@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -48,13 +49,36 @@ std::string Cache::key(const std::string &request) {
   return sha256Hex(request);
 }
 
-fs::path Cache::entryPath(const std::string &key) const {
-  return directory / (key + ".flare");
+fs::path Cache::entryPath(const std::string &key,
+                          const std::string &build) const {
+  return directory / build / (key + ".flare");
+}
+
+std::vector<fs::path> Cache::entriesOfAnyBuild(const std::string &key) const {
+  std::vector<std::pair<fs::file_time_type, fs::path>> found;
+  auto look = [&](const fs::path &path) {
+    std::error_code failure;
+    auto time = fs::last_write_time(path, failure);
+    if (!failure)
+      found.emplace_back(time, path);
+  };
+  look(entryPath(key, ""));
+  std::error_code failure;
+  for (fs::directory_iterator it(directory, failure), end;
+       !failure && it != end; it.increment(failure))
+    look(entryPath(key, it->path().filename().string()));
+  std::sort(found.rbegin(), found.rend());
+  std::vector<fs::path> paths;
+  paths.reserve(found.size());
+  for (auto &[time, path] : found)
+    paths.push_back(std::move(path));
+  return paths;
 }
 
 std::shared_ptr<const Artefact>
 Cache::get(const std::string &request,
-           const std::function<std::string()> &compile) {
+           const std::function<std::string()> &compile,
+           const std::function<std::string()> &build) {
   std::string key = Cache::key(request);
   std::promise<Pointer> promise;
   {
@@ -70,7 +94,7 @@ Cache::get(const std::string &request,
     pending[key] = {promise.get_future().share(), getpid()};
   }
   try {
-    Pointer artefact = fetch(key, compile);
+    Pointer artefact = fetch(key, compile, build);
     std::lock_guard lock(mutex);
     memory[key] = artefact;
     pending.erase(key);
@@ -85,8 +109,9 @@ Cache::get(const std::string &request,
 }
 
 Cache::Pointer Cache::fetch(const std::string &key,
-                            const std::function<std::string()> &compile) {
-  if (Pointer entry = readEntry(key))
+                            const std::function<std::string()> &compile,
+                            const std::function<std::string()> &build) {
+  if (Pointer entry = readEntry(key, build()))
     return entry;
   auto artefact = std::make_shared<const Artefact>(Artefact::parse(compile()));
   if (artefact->manifest().key != key)
@@ -94,7 +119,9 @@ Cache::Pointer Cache::fetch(const std::string &key,
                             "{} instead of {}; runtime and compiler do not "
                             "belong together",
                             artefact->manifest().key, key));
-  writeEntry(key, *artefact);
+  // Asked again: the compiler's file may have been replaced before it was
+  // loaded.
+  writeEntry(key, build(), *artefact);
   return artefact;
 }
 
@@ -103,41 +130,47 @@ void Cache::add(std::shared_ptr<const Artefact> artefact) {
   memory[artefact->manifest().key] = std::move(artefact);
 }
 
-Cache::Pointer Cache::readEntry(const std::string &key) {
+Cache::Pointer Cache::readEntry(const std::string &key,
+                                const std::string &build) {
   if (directory.empty())
     return nullptr;
-  fs::path path = entryPath(key);
-  std::string problem;
-  std::optional<std::string> bytes = readFile(path, problem);
-  if (bytes) {
-    try {
-      auto entry = std::make_shared<const Artefact>(Artefact::parse(*bytes));
-      if (entry->manifest().key == key)
-        return entry;
-      problem = "it belongs to another request";
-    } catch (const Error &error) {
-      problem = error.what();
+  for (const fs::path &path : build.empty()
+                                  ? entriesOfAnyBuild(key)
+                                  : std::vector{entryPath(key, build)}) {
+    std::string problem;
+    std::optional<std::string> bytes = readFile(path, problem);
+    if (bytes) {
+      try {
+        auto entry = std::make_shared<const Artefact>(Artefact::parse(*bytes));
+        if (entry->manifest().key == key)
+          return entry;
+        problem = "it belongs to another request";
+      } catch (const Error &error) {
+        problem = error.what();
+      }
     }
+    if (!problem.empty())
+      report(path.string(),
+             fmt::format("the cache entry {} is not used{}: {}", path.string(),
+                         build.empty() ? "" : " and will be replaced",
+                         problem));
   }
-  if (!problem.empty())
-    report(
-        path.string(),
-        fmt::format("the cache entry {} is not used and will be replaced: {}",
-                    path.string(), problem));
   return nullptr;
 }
 
-void Cache::writeEntry(const std::string &key, const Artefact &artefact) {
+void Cache::writeEntry(const std::string &key, const std::string &build,
+                       const Artefact &artefact) {
   if (directory.empty())
     return;
+  fs::path path = entryPath(key, build);
   std::error_code failure;
-  fs::create_directories(directory, failure);
+  fs::create_directories(path.parent_path(), failure);
   std::optional<std::string> problem;
   if (failure) {
     problem = failure.message();
   } else {
-    sweepTemporaries();
-    problem = publishFile(entryPath(key), artefact.serialise());
+    sweepTemporaries(path.parent_path());
+    problem = publishFile(path, artefact.serialise());
   }
   if (problem)
     report("write", fmt::format("compiled kernels cannot be kept in {}: {}; "
@@ -147,7 +180,7 @@ void Cache::writeEntry(const std::string &key, const Artefact &artefact) {
                                 directory.string(), *problem));
 }
 
-void Cache::sweepTemporaries() {
+void Cache::sweepTemporaries(const fs::path &folder) {
   {
     std::lock_guard lock(mutex);
     if (std::exchange(swept, true))
@@ -156,8 +189,8 @@ void Cache::sweepTemporaries() {
   // What a killed writer left behind. After an hour nobody is still writing it.
   auto stale = fs::file_time_type::clock::now() - std::chrono::hours(1);
   std::error_code failure;
-  for (fs::directory_iterator it(directory, failure), end;
-       !failure && it != end; it.increment(failure)) {
+  for (fs::directory_iterator it(folder, failure), end; !failure && it != end;
+       it.increment(failure)) {
     std::error_code ignored;
     if (isTemporary(it->path().filename().string()) &&
         it->last_write_time(ignored) < stale && !ignored)

@@ -3,6 +3,7 @@
 #include "flarec/cache.h"
 #include "flarec/compiler_client.h"
 #include "flarec/memo.h"
+#include "flarec/signature.h"
 
 #include <functional>
 
@@ -30,15 +31,19 @@ std::shared_ptr<Module> flarec::kernelsFor(const std::string &request) {
   static auto &memo = *new Memo<std::string, Hash>;
   return memo.get(request, [&] {
     return Module::load(Cache::process().get(
-        request, [&] { return CompilerClient::process().compile(request); }));
+        request, [&] { return CompilerClient::process().compile(request); },
+        [] { return CompilerClient::process().build(); }));
   });
 }
 
 std::shared_ptr<Module>
 flarec::kernelsFor(const MixerDescription &description) {
   static auto &memo = *new Memo<MixerDescription, Hash>;
-  return memo.get(description,
-                  [&] { return kernelsFor(request(description)); });
+  return memo.get(description, [&] {
+    auto module = kernelsFor(request(description));
+    checkServes(module->artefact().manifest(), description);
+    return module;
+  });
 }
 
 void flarec::addArtefact(const std::filesystem::path &path) {

@@ -45,7 +45,8 @@ public:
       : json(json), path(std::move(path)) {}
 
   [[noreturn]] void fail(std::string_view what) const {
-    throw Error(fmt::format("the artefact's manifest is wrong at {}: {}",
+    throw Error(fmt::format("the artefact is damaged: its manifest is wrong at "
+                            "{}: {}; copy or compile it again",
                             path.empty() ? "its root" : path, what));
   }
 
@@ -54,6 +55,8 @@ public:
   }
 
   Node operator[](const char *name) const {
+    if (!json.is_object())
+      fail("an object is expected");
     if (!has(name))
       fail(fmt::format("\"{}\" is missing", name));
     return Node(json[name], path.empty() ? name : path + "." + name);
@@ -221,6 +224,16 @@ FunctionSpec parseFunction(const Node &node, const Manifest &manifest) {
 
 std::string_view flarec::name(DType type) { return nameOf(types, type); }
 
+std::string flarec::describe(const TensorSpec &tensor) {
+  std::string rows =
+      tensor.index == Index::Tokens ? "n" : fmt::format("m={}", tensor.rows);
+  std::string columns =
+      tensor.columns ? fmt::format(", d={}", tensor.columns) : "";
+  return fmt::format("{}<{}{}, {}>{}", tensor.name, rows, columns,
+                     name(tensor.type),
+                     tensor.reduced ? " (summed over the batch)" : "");
+}
+
 size_t FunctionSpec::argumentCount() const {
   size_t count = 0;
   for (const TensorSpec &tensor : tensors)
@@ -231,7 +244,8 @@ size_t FunctionSpec::argumentCount() const {
 Manifest Manifest::parse(std::string_view text) {
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded())
-    throw Error("the artefact's manifest is not JSON");
+    throw Error("the artefact is damaged: its manifest is not JSON; copy or "
+                "compile it again");
   Node root(json, "");
   root["format"].integer(Artefact::format, Artefact::format);
 
@@ -246,6 +260,8 @@ Manifest Manifest::parse(std::string_view text) {
           "target host has elf blobs and other targets have none");
   manifest.functions = root["functions"].list(
       [&](const Node &node) { return parseFunction(node, manifest); });
+  if (manifest.functions.empty())
+    root["functions"].fail("there is none");
   return manifest;
 }
 

@@ -134,6 +134,9 @@ class Compiler(unittest.TestCase):
         self.assertTrue({"flarec_compile", "flarec_free", "flarec_version"} <= exported, exported)
         self.assertEqual({n for n in exported if not n.startswith("flarec_")}, set())
 
+    def test_says_which_build_it_is(self):  # the cache's entries go by it
+        self.assertRegex(run("readelf", "-nW", OPTIONS.compiler), r"Build ID: [0-9a-f]{40}\b")
+
     def test_has_no_unique_symbols(self):  # g++'s TypeIDs would be shared with another LLVM in the process
         names = re.findall(r"^[0-9a-f]* ?u (\S+)$", run("nm", "-D", OPTIONS.compiler), re.M)
         self.assertEqual(names, [])

@@ -170,7 +170,7 @@ class Compile(Case):
     def test_a_failed_compilation_leaves_the_old_artefact(self):
         target = self.folder / "m.flare"
         target.write_text("old")
-        self.refused("compile", "--head-dim", "7", "--latents", "16", "--target", "sm_80", "-o", str(target))
+        self.refused("compile", "--head-dim", "8", "--latents", "16", "--target", "sm_80", "--config", "none", "-o", str(target))
         self.assertEqual(target.read_text(), "old")
 
 
@@ -231,6 +231,28 @@ class Stages(Case):
         out, _ = self.compile(*SMALL, "--target", "sm_90a", "--from-stage", str(file), "--emit", "ptx")
         self.assertIn(".entry added_by_hand", out)
 
+    def test_a_stage_of_another_mixer(self):
+        self.compile(*SMALL, "--target", "sm_90a", "--dump-stages", self.path("stages"))
+        stage = ["--target", "sm_90a", "--from-stage", self.path("stages/3-tile.mlir"), "-o", self.path("m.flare")]
+        for other, says in ((["--head-dim", "8", "--latents", "32"], "q<m=16, d=8, bf16>, not q<m=32, d=8, bf16>"),
+                            (["--head-dim", "16", "--latents", "16"], "q<m=16, d=8, bf16>, not q<m=16, d=16, bf16>"),
+                            ([*SMALL, "--dtype", "f16"], "q<m=16, d=8, bf16>, not q<m=16, d=8, f16>"),
+                            ([*SMALL, "--grad"], "no function mixer_backward")):  # fmt: skip
+            with self.subTest(other):
+                self.refused("compile", *other, *stage, says=[says, "a stage of the same description"])
+                self.assertFalse(os.path.exists(self.path("m.flare")))
+
+    def test_a_stage_without_its_manifest(self):
+        self.compile(*SMALL, "--target", "sm_90a", "--dump-stages", self.path("stages"))
+        text = (self.folder / "stages/4-nvvm.mlir").read_text()
+        before, rest = text.split('flarec.manifest = "', 1)
+        end = next(i for i, c in enumerate(rest) if c == '"' and rest[i - 1] != "\\")
+        file = self.folder / "my-nvvm.mlir"
+        for manifest, says in (("[]", "at least one function"), ("[1]", "at least one function"), ("5", "at least one function"), ("[", "not JSON")):
+            with self.subTest(manifest):
+                file.write_text(before + f'flarec.manifest = "{manifest}' + rest[end:])
+                self.refused("compile", *SMALL, "--target", "sm_90a", "--from-stage", str(file), "-o", self.path("m.flare"), says=["flarec.manifest", says])
+
     def test_a_stage_alone(self):
         self.compile(*SMALL, "--target", "sm_90a", "--dump-stages", self.path("stages"))
         self.compile("--target", "sm_90a", "--from-stage", self.path("stages/3-tile.mlir"), "-o", self.path("m.flare"))
@@ -255,6 +277,13 @@ class Stages(Case):
         self.refused(*base, "--from-stage", self.path("stages/3-tile.mlir"), "--config", "#tile.config<>", *out, says="has no effect")
         (self.folder / "file").write_text("")
         self.refused(*base, "--dump-stages", self.path("file/below"), says=["cannot make the folder", "file/below"])
+        for name, put, reason in (("1-flare.mlir", lambda p: p.symlink_to("/dev/full"), "No space left on device"),
+                                  ("6-ptx.ptx", lambda p: p.symlink_to("/dev/full"), "No space left on device"),
+                                  ("5-llvm.ll", pathlib.Path.mkdir, "Is a directory")):  # fmt: skip
+            folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+            put(folder / name)
+            self.refused(*base, "--dump-stages", str(folder), *out, says=f"cannot write stage '{folder / name}': {reason}")
+            self.assertFalse(os.path.exists(self.path("m.flare")))
 
     def test_list_stages(self):
         for target, names in (("sm_90a", GPU_STAGES), ("host", ["flare", "sweeps", "tile", "vectors", "llvm", "asm"])):
@@ -307,13 +336,13 @@ class Mistakes(Case):
 
     def test_sizes_and_types(self):
         out = ["--target", "sm_80", "-o", self.path("m.flare")]
-        for d in ("3", "64", "-8"):
-            self.refused("compile", "--head-dim", d, "--latents", "8", *out, says=[f"head dim {d} is not supported", "4, 8, 16 or 32"])
-        for m in ("513", "-1", "100000"):
-            self.refused("compile", "--head-dim", "8", "--latents", m, *out, says=[f"{m} latents are not supported", "1 to 512"])
+        huge = str(10**20)
+        for d in ("0", "3", "64", "-1", "-8", "8.5", "eight", huge, str(2**32 + 8)):
+            self.refused("compile", f"--head-dim={d}", "--latents", "8", *out, code=2, says=["--head-dim", f"'{d}' is not supported", "4, 8, 16, 32"])
+        for m in ("0", "-1", "513", "1e2", huge, str(2**32 + 8)):
+            self.refused("compile", "--head-dim", "8", f"--latents={m}", *out, code=2, says=["--latents", f"'{m}' is not supported", "from 1 to 512"])
         for dtype in ("f64", "BF16"):
             self.refused("compile", *SMALL, "--dtype", dtype, *out, code=2, says=[f"'{dtype}' is not supported", "bf16, f16 or f32"])
-        self.refused("compile", "--head-dim", "eight", "--latents", "8", *out, code=2, says="--head-dim")
         self.refused("compile", *SMALL, "--grad=z", *out, says=["gradients \"z\"", "q, k and v"])
         self.refused("compile", *SMALL, "--grad=qq", *out, says="at most once")
 
@@ -401,7 +430,19 @@ class Info(Case):
     def test_mistakes(self):
         self.refused("info", self.path("none.flare"), says=["none.flare", "no such file"])
         self.refused("info", str(MIXER), says="not a flarec artefact")
+        for option in ("--batch", "--heads", "--tokens"):
+            for given in ("-1", "many", str(10**20)):
+                self.refused("info", "m.flare", f"{option}={given}", code=2, says=[option, f"'{given}' is not supported", "from 0 to"])
+        for text in ("[1]", "[]", "5", "null", '{"format": 1, "compiler": "", "key": "", "target": "host", "code": [], "functions": []}',
+                     '{"format": 1, "compiler": "", "key": "", "target": "host", "code": [], "functions": [1]}'):  # fmt: skip
+            with self.subTest(text):
+                body = struct.pack("<Q", len(text)) + text.encode()
+                (self.folder / "m.flare").write_bytes(b"FLAREC\0\1" + hashlib.sha256(body).digest() + body)
+                self.refused("info", self.path("m.flare"), says=["m.flare: the artefact is damaged", "copy or compile it again"])
         self.compile(*SMALL, "--target", "sm_80", "-o", self.path("m.flare"))
+        for option in ("--batch", "--heads"):
+            _, err = self.flarec("info", self.path("m.flare"), option, str(2**63 - 1), code=1)
+            self.assertRegex(err, "flarec: .* 9223372036854775807.* are too many")
         data = bytearray((self.folder / "m.flare").read_bytes())
         data[-100] ^= 1
         (self.folder / "m.flare").write_bytes(data)

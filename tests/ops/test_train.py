@@ -154,6 +154,9 @@ class Errors(unittest.TestCase):
         self.check(2, "--attention", "--data", "synthetic", "--attention", "flash")
         self.check(2, "--epochs", "--data", "synthetic", "--epochs", "0")
         self.check(2, "--lr", "--data", "synthetic", "--lr", "fast")
+        for option, most in (("--heads", 1 << 24), ("--latents", 1 << 24), ("--batch", 1 << 24), ("--threads", 1024)):
+            for given in (-1, 10**20):
+                self.check(2, f"{option}: Value {given} not in range [01] to {most}", "--data", "synthetic", f"{option}={given}")
 
     def test_no_cuda(self):
         if torch.cuda.is_available():

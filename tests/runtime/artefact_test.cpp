@@ -128,6 +128,26 @@ TEST(Artefact, ConsistentNonsenseIsFound) {
       HasSubstr("not JSON"));
 }
 
+TEST(Artefact, ManifestThatIsNoObjectOrHoldsNothing) {
+  Manifest nothing = sampleArtefact().manifest();
+  nothing.functions.clear();
+  const std::pair<std::string, const char *> cases[] = {
+      {"[1]", "an object is expected"},
+      {"[]", "an object is expected"},
+      {"7", "an object is expected"},
+      {"null", "an object is expected"},
+      {nothing.json(), "at functions: there is none"}};
+  for (auto &[manifest, says] : cases)
+    EXPECT_THAT(
+        errorOf([&] {
+          Artefact::parse(
+              withChecksum(body(manifest, manifest.size(),
+                                std::string("ptx text\0cubin bytes", 20))));
+        }),
+        testing::AllOf(HasSubstr("the artefact is damaged"), HasSubstr(says)))
+        << manifest;
+}
+
 struct Fault {
   const char *from, *to, *says;
 };

@@ -58,6 +58,61 @@ TEST(Cache, WithoutDirectoryInMemoryOnly) {
   EXPECT_EQ(cache.get(requestText, never), first);
 }
 
+// Two builds of the compiler make different code for one request.
+TEST(Cache, ACompilerFindsWhatItsOwnBuildHasMade) {
+  TemporaryDirectory directory;
+  auto build = [](const char *name) { return [name] { return name; }; };
+  int compiled = 0;
+  auto compile = [&] { return ++compiled, good(); };
+  for (const char *name : {"aa", "bb", "aa", "bb"})
+    Cache(directory.path).get(requestText, compile, build(name));
+  EXPECT_EQ(compiled, 2);
+  fs::path file = entryIn("").filename();
+  EXPECT_TRUE(fs::exists(directory.path / "aa" / file));
+  EXPECT_TRUE(fs::exists(directory.path / "bb" / file));
+}
+
+TEST(Cache, WithoutACompilerTheNewestEntryOfAnyBuildServes) {
+  TemporaryDirectory directory;
+  fs::path file = entryIn("").filename();
+  auto put = [&](const char *build, const char *maker, int age) {
+    Manifest manifest = Artefact::parse(good()).manifest();
+    manifest.compiler = maker;
+    fs::create_directories(directory.path / build);
+    fs::path path = directory.path / build / file;
+    writeBytes(
+        path,
+        Artefact(manifest, {std::string("ptx\0", 4), "cubin"}).serialise());
+    fs::last_write_time(path, fs::file_time_type::clock::now() -
+                                  std::chrono::minutes(age));
+    return path;
+  };
+  put("aa", "oldest", 30);
+  fs::path newest = put("bb", "newest", 10);
+  put("cc", "old", 20);
+  auto maker = [&] {
+    return Cache(directory.path).get(requestText, never)->manifest().compiler;
+  };
+  EXPECT_EQ(maker(), "newest");
+  writeBytes(newest, "damaged");
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(maker(), "old");
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              HasSubstr(newest.string() + " is not used: this is not"));
+}
+
+// The compiler's file may be replaced between look-up and compilation.
+TEST(Cache, AnEntryBelongsToTheBuildThatMadeIt) {
+  TemporaryDirectory directory;
+  std::string build = "aa";
+  Cache(directory.path)
+      .get(
+          requestText, [&] { return build = "bb", good(); },
+          [&] { return build; });
+  EXPECT_FALSE(fs::exists(directory.path / "aa"));
+  EXPECT_TRUE(fs::exists(directory.path / "bb"));
+}
+
 TEST(Cache, AddedArtefactIsFoundByItsKey) {
   Cache cache("");
   cache.add(std::make_shared<const Artefact>(

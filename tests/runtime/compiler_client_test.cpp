@@ -8,6 +8,7 @@
 #include "support.h"
 
 #include <cstdlib>
+#include <dlfcn.h>
 
 using namespace flarec;
 using namespace flarec::test;
@@ -20,16 +21,18 @@ const MixerDescription description{
 
 /// A compiler that counts its calls in a file and returns the bytes of another.
 std::string fakeCompiler(const std::string &directory,
-                         const std::string &compilerVersion) {
+                         const std::string &compilerVersion,
+                         const std::string &more = "",
+                         const std::string &link = "-Wl,--build-id=sha1") {
   return compileC(R"(
 #define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #define DIRECTORY ")" +
-                  directory + R"("
+                      directory + R"("
 const char *flarec_version(void) { return ")" +
-                  compilerVersion + R"("; }
+                      compilerVersion + R"("; }
 void flarec_free(void *p) { free(p); }
 int flarec_compile(const char *request, char **bytes, size_t *size, char **error) {
   FILE *calls = fopen(DIRECTORY "/calls", "a");
@@ -41,7 +44,9 @@ int flarec_compile(const char *request, char **bytes, size_t *size, char **error
   *size = fread(*bytes, 1, 1 << 20, file);
   fclose(file);
   return 0;
-})");
+}
+)" + more,
+                  link + " -Wl,-soname,test_compiler.so");
 }
 
 class Compiler : public testing::Test {
@@ -60,9 +65,24 @@ protected:
     unsetenv("FLAREC_CACHE_DIR");
   }
   /// What the fake compiler is to return.
-  std::string artefactBytes() {
+  std::string artefactBytes(int latents = description.latents) {
     FunctionSpec function;
     function.name = "mixer_forward";
+    auto add = [&](const char *name, Role role, Index index, int64_t columns) {
+      function.tensors.push_back(
+          {.name = name,
+           .role = role,
+           .index = index,
+           .rows = index == Index::Latents ? latents : -1,
+           .columns = columns});
+    };
+    add("q", Role::Input, Index::Latents, 8);
+    add("k", Role::Input, Index::Tokens, 8);
+    add("v", Role::Input, Index::Tokens, 8);
+    add("y", Role::Result, Index::Tokens, 8);
+    add("z", Role::Result, Index::Latents, 8);
+    add("lse_encode", Role::Result, Index::Latents, 0);
+    add("lse_decode", Role::Result, Index::Tokens, 0);
     function.kernels = {{.symbol = "f", .grid = Grid::Latents}};
     return hostArtefact(function,
                         "#include <stdint.h>\nvoid f(const uint64_t *s, "
@@ -94,6 +114,60 @@ TEST_F(Compiler, DescriptionToKernelsOnceForAll) {
   writeBytes(directory.path / "compiler.so", "gone");
   EXPECT_EQ(inChild(body), 0);
   EXPECT_EQ(calls(), 1u);
+}
+
+TEST_F(Compiler, OfAnotherBuildCompilesAgain) {
+  install(version());
+  writeBytes(directory.path / "artefact", artefactBytes());
+  auto body = [] { return kernelsFor(description) ? 0 : 1; };
+  EXPECT_EQ(inChild(body), 0);
+  std::string first = readBytes(directory.path / "compiler.so");
+  writeBytes(directory.path / "compiler.so",
+             fakeCompiler(directory.path.string(), version(), "int changed;"));
+  EXPECT_EQ(inChild(body), 0);
+  EXPECT_EQ(calls(), 2u);
+  // Both are kept.
+  EXPECT_EQ(inChild(body), 0);
+  writeBytes(directory.path / "compiler.so", first);
+  EXPECT_EQ(inChild(body), 0);
+  EXPECT_EQ(calls(), 2u);
+  // A process without one takes what it was given.
+  std::filesystem::remove(directory.path / "compiler.so");
+  EXPECT_EQ(inChild(body), 0);
+  std::string id = filesIn(directory.path / "cache").at(0).filename().string();
+  EXPECT_THAT(id, testing::MatchesRegex("[0-9a-f]{40}"));
+}
+
+TEST_F(Compiler, WhereTheLoaderLooksItsBuildIsKnownToo) {
+  install(version());
+  EXPECT_EQ(inChild([&] {
+              std::string byPath = CompilerClient::process().build();
+              // The loader knows what is loaded by its soname.
+              if (!dlopen((directory.path / "compiler.so").c_str(), RTLD_NOW))
+                return 1;
+              setenv("FLAREC_COMPILER_LIBRARY", "test_compiler.so", 1);
+              return !byPath.empty() &&
+                             CompilerClient::process().build() == byPath
+                         ? 0
+                         : 2;
+            }),
+            0);
+}
+
+TEST_F(Compiler, WithoutBuildIdIsRefused) {
+  writeBytes(directory.path / "compiler.so",
+             fakeCompiler(directory.path.string(), version(), "",
+                          "-Wl,--build-id=none"));
+  setenv("FLAREC_COMPILER_LIBRARY", (directory.path / "compiler.so").c_str(),
+         1);
+  EXPECT_EQ(inChild([] {
+              return errorOf([] {
+                       kernelsFor(description);
+                     }).find("has no build id") != std::string::npos
+                         ? 0
+                         : 1;
+            }),
+            0);
 }
 
 TEST_F(Compiler, ItsWordsReachTheUser) {
@@ -153,6 +227,21 @@ TEST_F(Compiler, WithoutOneAnArtefactFileIsEnough) {
                 return 1;
               addArtefact(directory.path / "mixer.flare");
               return kernelsFor(description) ? 0 : 2;
+            }),
+            0);
+}
+
+// `flarec compile --from-stage` gives the key of the description to anything.
+TEST_F(Compiler, AnArtefactThatDoesNotServeItsKeyIsRefused) {
+  setenv("FLAREC_COMPILER_LIBRARY", "/nowhere.so", 1);
+  writeBytes(directory.path / "mixer.flare", artefactBytes(/*latents=*/16));
+  EXPECT_EQ(inChild([&] {
+              addArtefact(directory.path / "mixer.flare");
+              std::string said = errorOf([] { kernelsFor(description); });
+              EXPECT_THAT(said,
+                          HasSubstr("q<m=16, d=8, f32>, not q<m=4, d=8, f32>"));
+              EXPECT_THAT(said, HasSubstr("--from-stage"));
+              return testing::Test::HasFailure();
             }),
             0);
 }

@@ -22,13 +22,14 @@ test::TemporaryDirectory::~TemporaryDirectory() {
   fs::remove_all(path, ignored);
 }
 
-std::string test::compileC(const std::string &source) {
+std::string test::compileC(const std::string &source,
+                           const std::string &options) {
   TemporaryDirectory directory;
   fs::path input = directory.path / "k.c", output = directory.path / "k.so";
   writeBytes(input, source);
   std::string command = std::string(FLAREC_TEST_CC) +
-                        " -std=c11 -O1 -shared -fPIC -o " + output.string() +
-                        " " + input.string();
+                        " -std=c11 -O1 -shared -fPIC " + options + " -o " +
+                        output.string() + " " + input.string();
   if (std::system(command.c_str()) != 0)
     throw std::runtime_error("the C compiler failed: " + command);
   return readBytes(output);

@@ -22,7 +22,8 @@ public:
 };
 
 /// The bytes of a shared object made from C.
-std::string compileC(const std::string &source);
+std::string compileC(const std::string &source,
+                     const std::string &options = "");
 
 /// A host artefact of one blob.
 std::shared_ptr<const Artefact> hostArtefact(FunctionSpec function,

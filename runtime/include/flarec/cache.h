@@ -12,6 +12,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 namespace flarec {
 
@@ -28,15 +29,21 @@ public:
   /// else empty.
   static std::filesystem::path defaultDirectory();
 
-  /// The name of a request's entry: its SHA-256.
+  /// What a request is known by: its SHA-256.
   static std::string key(const std::string &request);
 
   /// The artefact for a request, from memory, from disk, or from `compile`,
   /// which returns an artefact's bytes. Callers with the same request at the
   /// same time wait for one compilation. What `compile` throws reaches all of
   /// them, and the next call tries again.
-  std::shared_ptr<const Artefact>
-  get(const std::string &request, const std::function<std::string()> &compile);
+  ///
+  /// `build` tells the compiler that is there from every other one. An entry is
+  /// directory/<build>/<key>.flare: a compiler finds what it has made itself
+  /// and nothing else. Where there is no compiler the build is empty, and the
+  /// newest entry of any build serves.
+  std::shared_ptr<const Artefact> get(
+      const std::string &request, const std::function<std::string()> &compile,
+      const std::function<std::string()> &build = [] { return ""; });
 
   /// Makes an artefact of a file, say, known under its own key.
   void add(std::shared_ptr<const Artefact> artefact);
@@ -50,12 +57,17 @@ private:
   };
 
   Pointer fetch(const std::string &key,
-                const std::function<std::string()> &compile);
-  Pointer readEntry(const std::string &key);
-  void writeEntry(const std::string &key, const Artefact &artefact);
-  void sweepTemporaries();
+                const std::function<std::string()> &compile,
+                const std::function<std::string()> &build);
+  Pointer readEntry(const std::string &key, const std::string &build);
+  void writeEntry(const std::string &key, const std::string &build,
+                  const Artefact &artefact);
+  void sweepTemporaries(const std::filesystem::path &folder);
   void report(const std::string &about, const std::string &message);
-  std::filesystem::path entryPath(const std::string &key) const;
+  std::filesystem::path entryPath(const std::string &key,
+                                  const std::string &build) const;
+  std::vector<std::filesystem::path>
+  entriesOfAnyBuild(const std::string &key) const;
 
   std::filesystem::path directory;
   std::mutex mutex; // never held while reading, writing or compiling

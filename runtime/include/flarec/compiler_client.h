@@ -22,8 +22,15 @@ public:
   /// Loads the compiler; throws Error when there is none that fits.
   void load();
 
+  /// Which build of the compiler there is: the GNU build id of its file, which
+  /// changes with its code. Read from the file, without loading it where its
+  /// path is known. Empty when there is no compiler.
+  std::string build();
+
 private:
   std::once_flag once;
+  std::mutex mutex;
+  std::string loadedBuild; // the file may be replaced after it was loaded
   int (*compileFunction)(const char *, char **, size_t *, char **) = nullptr;
   void (*freeFunction)(void *) = nullptr;
 };

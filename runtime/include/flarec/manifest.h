@@ -42,6 +42,9 @@ struct TensorSpec {
   bool reduced = false; ///< the kernel sums over batches that share the latents
 };
 
+/// "q<m=128, d=8, bf16>".
+std::string describe(const TensorSpec &tensor);
+
 struct ScalarSpec {
   std::string name;
 };
