@@ -127,9 +127,9 @@ struct HostLibrary {
   double milliseconds = 0;
 };
 
-/// A module as a library for each instruction set, the best one first, generated in parallel. The bytes do not depend on the number of threads.
+/// A module as a library for each instruction set, or for `isa` alone, the best one first, generated in parallel. The bytes do not depend on the number of threads.
 llvm::Expected<std::vector<HostLibrary>>
-emitHostLibraries(const llvm::Module &module, llvm::ArrayRef<std::string> exportedSymbols);
+emitHostLibraries(const llvm::Module &module, llvm::ArrayRef<std::string> exportedSymbols, llvm::StringRef isa = "");
 
 } // namespace flarec
 

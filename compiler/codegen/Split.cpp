@@ -79,9 +79,11 @@ Expected<std::vector<KernelPtx>> flarec::emitPtxByKernel(const Module &module, c
   return kernels;
 }
 
-Expected<std::vector<HostLibrary>> flarec::emitHostLibraries(const Module &module, ArrayRef<std::string> exportedSymbols) {
+Expected<std::vector<HostLibrary>> flarec::emitHostLibraries(const Module &module, ArrayRef<std::string> exportedSymbols, StringRef isa) {
   initialiseTargets();
   std::vector<HostLibrary> libraries = {{HostIsa::Avx512, "avx512"}, {HostIsa::Avx2, "avx2"}, {HostIsa::Baseline, "baseline"}};
+  if (!isa.empty())
+    llvm::erase_if(libraries, [&](const HostLibrary &l) { return l.name != isa; });
   std::string bitcode = bitcodeOf(module);
   auto emit = [&](size_t i) -> Error {
     HostLibrary &library = libraries[libraries.size() - 1 - i]; // fewer and narrower registers take longer: first things first

@@ -80,7 +80,7 @@ std::string mixerSource(int64_t d, int64_t m, StringRef type) {
 
 struct Request {
   /// `key` is the hash of the request without the fields that only show or put in (docs/artefact.md, section 4).
-  std::string key, source, sourceName, target, config, emit, dump, fromStage;
+  std::string key, source, sourceName, target, config, isa, emit, dump, fromStage;
   std::string wanted; // names of arguments, separated by commas
   bool mixer = false, time = false, report = false;
 
@@ -146,12 +146,15 @@ struct Request {
     r.dump = string(*o, "dump_stages");
     r.fromStage = string(*o, "from_stage");
     r.sourceName = string(*o, "source_name");
+    r.isa = string(*o, "isa");
     if (r.sourceName.empty())
       r.sourceName = "source";
     r.time = flag("time");
     r.report = flag("report");
     if (!fault.empty())
       return error(fault);
+    if (!llvm::is_contained({"", "baseline", "avx2", "avx512"}, r.isa))
+      return error("unknown isa '" + r.isa + "'; use baseline, avx2 or avx512, or leave it out for all of them");
     if (!isTarget(r.target))
       return error("unknown target '" + r.target + "'; known are host, sm_80, sm_90a and sm_100a");
     if (auto *mixer = o->get("mixer")) {
@@ -466,7 +469,7 @@ struct Compiler {
         return emitted;
       auto libraries = [&] {
         Timer t{*this, "machine code"};
-        return emitHostLibraries(*llvmModule, symbols);
+        return emitHostLibraries(*llvmModule, symbols, request.isa);
       }();
       if (!libraries)
         return libraries.takeError();

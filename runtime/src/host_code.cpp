@@ -10,24 +10,13 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <mutex>
+#include <optional>
 #include <sys/mman.h>
 #include <unistd.h>
 
 using namespace flarec;
 
 namespace {
-
-const char *isaName(Isa isa) {
-  switch (isa) {
-  case Isa::Baseline:
-    return "baseline";
-  case Isa::Avx2:
-    return "avx2";
-  case Isa::Avx512:
-    return "avx512";
-  }
-  return "";
-}
 
 /// A file in memory with these bytes.
 int memoryFile(std::string_view bytes) {
@@ -58,6 +47,33 @@ int memoryFile(std::string_view bytes) {
 
 } // namespace
 
+const char *flarec::isaName(Isa isa) {
+  switch (isa) {
+  case Isa::Baseline:
+    return "baseline";
+  case Isa::Avx2:
+    return "avx2";
+  case Isa::Avx512:
+    return "avx512";
+  }
+  return "";
+}
+
+/// What $FLAREC_HOST_ISA asks for.
+static std::optional<Isa> askedIsa() {
+  const char *asked = std::getenv("FLAREC_HOST_ISA");
+  if (!asked || !*asked)
+    return std::nullopt;
+  for (Isa isa : {Isa::Baseline, Isa::Avx2, Isa::Avx512})
+    if (std::string_view(asked) == isaName(isa))
+      return isa;
+  throw Error(fmt::format("FLAREC_HOST_ISA is \"{}\"; allowed are baseline, "
+                          "avx2 and avx512; unset it for the best",
+                          asked));
+}
+
+Isa flarec::hostIsa() { return askedIsa().value_or(processorIsa()); }
+
 Isa flarec::processorIsa() {
   __builtin_cpu_init(); // these ask the operating system's part (XCR0) too
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -70,23 +86,14 @@ Isa flarec::processorIsa() {
 }
 
 size_t flarec::chooseHostCode(const Manifest &manifest) {
-  const char *asked = std::getenv("FLAREC_HOST_ISA");
-  if (asked && !*asked)
-    asked = nullptr;
+  std::optional<Isa> asked = askedIsa();
   Isa most = processorIsa();
   size_t best = manifest.code.size();
   std::string present;
-  bool known = false;
-  for (Isa isa : {Isa::Baseline, Isa::Avx2, Isa::Avx512})
-    known |= asked && std::string_view(asked) == isaName(isa);
-  if (asked && !known)
-    throw Error(fmt::format("FLAREC_HOST_ISA is \"{}\"; allowed are baseline, "
-                            "avx2 and avx512; unset it for the best",
-                            asked));
   for (size_t i = 0; i < manifest.code.size(); ++i) {
     Isa isa = manifest.code[i].isa;
     present += fmt::format("{}{}", present.empty() ? "" : ", ", isaName(isa));
-    if (isa > most || (asked && std::string_view(asked) != isaName(isa)))
+    if (isa > most || (asked && *asked != isa))
       continue;
     if (best == manifest.code.size() || isa > manifest.code[best].isa)
       best = i;
@@ -96,7 +103,8 @@ size_t flarec::chooseHostCode(const Manifest &manifest) {
         "the artefact has host code for {}, this processor runs up to {}{}; "
         "compile it for this processor",
         present.empty() ? "nothing" : present, isaName(most),
-        asked ? fmt::format(" and FLAREC_HOST_ISA asks for {}", asked) : ""));
+        asked ? fmt::format(" and FLAREC_HOST_ISA asks for {}", isaName(*asked))
+              : ""));
   return best;
 }
 

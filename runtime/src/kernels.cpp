@@ -2,8 +2,11 @@
 
 #include "flarec/cache.h"
 #include "flarec/compiler_client.h"
+#include "flarec/host_code.h"
 #include "flarec/memo.h"
 #include "flarec/signature.h"
+
+#include <nlohmann/json.hpp>
 
 #include <functional>
 
@@ -24,15 +27,36 @@ struct Hash {
   }
 };
 
+/// For the host, what is compiled at first use is for this processor alone: each
+/// instruction set is a compilation of its own. Empty for a GPU.
+std::string isaOf(const std::string &request) {
+  auto json = nlohmann::json::parse(request, nullptr, false);
+  bool host = json.is_object() && json.value("target", "") == "host";
+  return host ? isaName(hostIsa()) : "";
+}
+
+std::string withIsa(const std::string &request, const std::string &isa) {
+  if (isa.empty())
+    return request;
+  auto json = nlohmann::ordered_json::parse(request);
+  json["isa"] = isa;
+  return json.dump();
+}
+
 } // namespace
 
 std::shared_ptr<Module> flarec::kernelsFor(const std::string &request) {
   // Never destroyed: kernels may still run while the process ends.
   static auto &memo = *new Memo<std::string, Hash>;
   return memo.get(request, [&] {
+    CompilerClient &compiler = CompilerClient::process();
+    std::string isa = isaOf(request);
     return Module::load(Cache::process().get(
-        request, [&] { return CompilerClient::process().compile(request); },
-        [] { return CompilerClient::process().build(); }));
+        request, [&] { return compiler.compile(withIsa(request, isa)); },
+        [&] {
+          std::string build = compiler.build();
+          return build.empty() || isa.empty() ? build : build + "-" + isa;
+        }));
   });
 }
 

@@ -106,7 +106,7 @@ struct KernelLowering : Emit {
   //===-- Rows.cpp: 16 rows, and ops on them -------------------------------//
 
   static constexpr int64_t mergeRows = 32;             // latents a merge finishes
-  static constexpr int64_t edgeBytes = lanes * 64 * 4; // 16 rows of at most 64 channels
+  static constexpr int64_t edgeBytes = lanes * 128 * 4; // 16 rows of at most 128 channels
   bool edgeUsed = false;
   Value blockRow; // first row of the block within a tile of several (null: 0)
 

@@ -14,8 +14,15 @@ using HostKernel = void (*)(const uint64_t *slots, int64_t block,
 /// The best instruction set that this processor and its operating system run.
 Isa processorIsa();
 
-/// The artefact's blob for this processor. $FLAREC_HOST_ISA (baseline, avx2,
-/// avx512) asks for one, for tests.
+/// The instruction set to use: what $FLAREC_HOST_ISA (baseline, avx2, avx512)
+/// asks for, for tests, else processorIsa().
+Isa hostIsa();
+
+/// As the manifest and the request write it.
+const char *isaName(Isa isa);
+
+/// The artefact's blob for this processor: the best one, or the one that
+/// $FLAREC_HOST_ISA asks for.
 size_t chooseHostCode(const Manifest &manifest);
 
 /// A shared object loaded from bytes, never from a file that another could
