@@ -337,10 +337,10 @@ class Mistakes(Case):
     def test_sizes_and_types(self):
         out = ["--target", "sm_80", "-o", self.path("m.flare")]
         huge = str(10**20)
-        for d in ("0", "3", "64", "-1", "-8", "8.5", "eight", huge, str(2**32 + 8)):
-            self.refused("compile", f"--head-dim={d}", "--latents", "8", *out, code=2, says=["--head-dim", f"'{d}' is not supported", "4, 8, 16, 32"])
-        for m in ("0", "-1", "513", "1e2", huge, str(2**32 + 8)):
-            self.refused("compile", "--head-dim", "8", f"--latents={m}", *out, code=2, says=["--latents", f"'{m}' is not supported", "from 1 to 512"])
+        for d in ("0", "129", "-1", "-8", "8.5", "eight", huge, str(2**32 + 8)):
+            self.refused("compile", f"--head-dim={d}", "--latents", "8", *out, code=2, says=["--head-dim", f"'{d}' is not supported", "from 1 to 128"])
+        for m in ("0", "-1", "4097", "1e2", huge, str(2**32 + 8)):
+            self.refused("compile", "--head-dim", "8", f"--latents={m}", *out, code=2, says=["--latents", f"'{m}' is not supported", "from 1 to 4096"])
         for dtype in ("f64", "BF16"):
             self.refused("compile", *SMALL, "--dtype", dtype, *out, code=2, says=[f"'{dtype}' is not supported", "bf16, f16 or f32"])
         self.refused("compile", *SMALL, "--grad=z", *out, says=["gradients \"z\"", "q, k and v"])

@@ -179,8 +179,8 @@ class Compile(unittest.TestCase):
         torch.testing.assert_close(program.module()(longer), layer(longer))
 
     def test_messages_reach_the_user_through_tracing(self):
-        q, k, v = inputs(d=12)
-        with self.assertRaisesRegex(Exception, "head dim 12 .*supported are 4, 8, 16 and 32"):
+        q, k, v = inputs(d=129)
+        with self.assertRaisesRegex(Exception, "head dim 129 .*supported are 1 to 128"):
             torch.compile(ops.mixer, fullgraph=True, backend="aot_eager")(q, k, v)
 
 

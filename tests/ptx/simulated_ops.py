@@ -90,24 +90,6 @@ class Function:
         return address % alignment == 0 and all(s * item % alignment == 0 for n, s in zip(extents, strides) if n > 1)
 
 
-SOURCE = """
-!q = !flare.tensor<m={m}, d={d}, {t}>
-!k = !flare.tensor<n, d={d}, {t}>
-!z = !flare.tensor<m={m}, d={d}, f32>
-func.func @mixer(%q: !q {{flare.name = "q"}}, %k: !k {{flare.name = "k"}}, %v: !k {{flare.name = "v"}}, %scale: f32 {{flare.name = "scale"}}) -> !k {{
-  %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !q, !k, !k -> !z, !flare.tensor<m={m}, f32>
-  %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !k, !q, !z -> !k, !flare.tensor<n, f32>
-  return %y : !k
-}}"""
-
-
-def mixer(head_dim, latents, dtype, gradients):
-    """What to compile; shapes that the description of a mixer does not take are given as a function."""
-    if head_dim in (4, 8, 16, 32) and latents <= 512:
-        return {"mixer": {"head_dim": head_dim, "latents": latents, "dtype": dtype, "gradients": gradients}}
-    return {"source": SOURCE.format(d=head_dim, m=latents, t=dtype), "gradients": ",".join(gradients)}
-
-
 class Ops:
     """The ops of torch.ops.flarec that the accuracy tests call."""
 
@@ -118,7 +100,7 @@ class Ops:
     def functions(self, head_dim, latents, dtype):
         key = (head_dim, latents, dtype)
         if key not in self.artefacts:
-            request = {**mixer(head_dim, latents, NAMES[dtype], self.gradients), "target": self.target, "config": self.config}
+            request = {"mixer": {"head_dim": head_dim, "latents": latents, "dtype": NAMES[dtype], "gradients": self.gradients}, "target": self.target, "config": self.config}
             manifest, modules = artefact.compile_ptx(self.library, request)
             self.artefacts[key] = tuple(Function(manifest, modules, name) for name in ("mixer_forward", "mixer_backward"))
         return self.artefacts[key]

@@ -39,12 +39,12 @@ TEST(Description, WhatIsNotSupportedIsNamed) {
     change(description);
     return errorOf([&] { request(description); });
   };
-  EXPECT_THAT(errorWith([](auto &d) { d.headDim = 12; }),
-              HasSubstr("head dim 12 is not supported; choose 4, 8, 16 or 32"));
+  EXPECT_THAT(errorWith([](auto &d) { d.headDim = 129; }),
+              HasSubstr("head dim 129 is not supported; choose from 1 to 128"));
   EXPECT_THAT(errorWith([](auto &d) { d.latents = 0; }),
-              HasSubstr("0 latents are not supported; choose from 1 to 512"));
-  EXPECT_THAT(errorWith([](auto &d) { d.latents = 513; }),
-              HasSubstr("513 latents"));
+              HasSubstr("0 latents are not supported; choose from 1 to 4096"));
+  EXPECT_THAT(errorWith([](auto &d) { d.latents = 4097; }),
+              HasSubstr("4097 latents"));
   EXPECT_THAT(errorWith([](auto &d) { d.gradients = "qx"; }),
               HasSubstr("gradients \"qx\""));
   EXPECT_THAT(errorWith([](auto &d) { d.gradients = "qq"; }),
