@@ -9,6 +9,8 @@ import functools
 import hashlib
 import json
 import math
+import os
+import re
 
 
 class Refused(RuntimeError):
@@ -46,6 +48,26 @@ def compile_ptx(compiler, request):
     manifest, code = read_artefact(compile_artefact(compiler, request))
     assert all(entry["kind"] == "ptx" for entry in manifest["code"])
     return manifest, code
+
+
+def varied(compiler, request, changes, folder):
+    """The request, with fields of its sweeps' configurations replaced: changes are "0:exp=bits:8,tile=128" for the first sweep, and so on ("*" for all).
+    Puts an edited stage into the folder."""
+    stage = compile_artefact(compiler, {**request, "emit": "sweeps"}).decode()
+    parts = re.split(r"(#tile\.config<[^>]*>)", stage)
+    for change in changes:
+        sweep, fields = change.split(":", 1)
+        for i in range(1, len(parts), 2):
+            if sweep not in ("*", str(i // 2)):
+                continue
+            for field in fields.split(","):
+                name, value = field.split("=")
+                old = re.search(rf"\b{name} = (\"?)", parts[i])
+                parts[i] = re.sub(rf"\b{name} = [^,>]*", f"{name} = {old[1]}{value}{old[1]}", parts[i])
+    path = os.path.join(folder, "2-sweeps.mlir")
+    with open(path, "w") as f:
+        f.write("".join(parts))
+    return {**request, "from_stage": path}
 
 
 #  What its bytes mean: sections 1 and 2 -------------------------------------------

@@ -186,7 +186,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       if (!d.tokenRows && (units >= 4 || !d.attends))
         unroll = std::min<int64_t>(2, tile / 16);
       return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
-                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text("mufu"), text(park), minBlocks);
+                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks);
     };
     // Counted exactly it may still be too much: first what each head parks, then what waits, then who shares a multiprocessor.
     auto fits = [&] {
@@ -216,6 +216,16 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         tile = workers * workerRows;
     }
     return config();
+  }
+
+  /// Where the exponential unit is what a sweep waits for, some exponentials go to the FMA pipe. In attentions of bf16 half of them in bf16 at once: the results' errors stay
+  /// within 1.2 times SDPA's up to 128 latents, beyond that fewer (schedules.md I.1). Joint sweeps wait for other things.
+  static StringRef exponentials(const Demand &d) {
+    if (!d.half || d.joint)
+      return "mufu";
+    if (d.attends && !d.f16)
+      return d.latents <= 128 ? "bits:8" : "bits:6";
+    return "poly3:5";
   }
 
   /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns

@@ -190,8 +190,9 @@ LogicalResult MaxNormOp::verify() {
 }
 
 LogicalResult BoundedOp::verify() {
-  if (!getStage().getType().getD())
-    return emitOpError() << "takes staged rows with channels, not " << getStage().getType();
+  StageType t = getStage().getType();
+  if (!t.getD() && !t.getElement().isF32())
+    return emitOpError() << "takes staged rows with channels, or numbers in f32, not " << t;
   return success();
 }
 

@@ -44,8 +44,9 @@ void KernelLowering::emit(tile::CastOp op) {
   if (from == to) {
     r = x;
   } else if (isHalf(to)) {
+    auto known = packed.find(op.getA());
     for (size_t i = 0; i + 1 < x.size(); i += 2)
-      r.push_back(pack(to, x[i], x[i + 1]));
+      r.push_back(known != packed.end() && known->second[i / 2] ? known->second[i / 2] : pack(to, x[i], x[i + 1]));
   } else {
     for (Value v : x) {
       auto [low, high] = unpack(from, v);

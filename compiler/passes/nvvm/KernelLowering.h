@@ -35,7 +35,7 @@ struct Copy {
   Value tensor;
   Slot slot;
   int64_t chunk;    // bytes
-  Value source;     // for the tile that starts at token 0
+  Value source;     // for the tile that starts at token 0, and tokensOn further
   Value token;      // of the tile
   Value target;     // bytes from the slot's start
   Value inRange;    // null: always
@@ -68,6 +68,7 @@ struct KernelLowering : Emit {
   Value shared;
   int64_t stashHeadBytes = 0, sharedBytes = 0;
   LogicalResult status = success();
+  bool fullTile = false; // is every row of the tile at hand a token?
 
   KernelLowering(OpBuilder builder, Location loc, tile::ProgramOp program, tile::KernelOp kernel, bool aligned)
       : Emit{{builder, loc}}, program(program), kernel(kernel), config(kernel.getConfigAttr()), aligned(aligned) {}
@@ -111,6 +112,15 @@ struct KernelLowering : Emit {
   void emit(tile::CastOp op);
   void emit(tile::SplitOp op);
   void emit(tile::MaskOp op);
+
+  //-- Exponentials
+  void emit(tile::Exp2Op op);
+  /// The forms on the FMA pipe, of x = a·factor (factor null: a).
+  Value poly3(Value a, Value factor);
+  Value bits(Value a0, Value a1, Value factor);
+  unsigned exponentialPairs = 0; // made so far: which ones go to the FMA pipe
+  /// Of tiles whose pairs of registers were made in 16 bits at once: these, null elsewhere.
+  DenseMap<Value, Registers> packed;
 
   //-- Reductions
   void emit(tile::ReduceOp op);
@@ -210,8 +220,16 @@ struct KernelLowering : Emit {
   int64_t chunkBytes(FlareTensorType t) { return rowAlignment(t); }
   void planRing(tile::StreamOp op);
   Copies planCopies(tile::StreamOp op);
-  /// Starts the copies of a tile (first token n, i64) into a stage.
-  void issue(const Copies &copies, Value n, Value stageBase);
+  /// Where the next tile to be copied lies, carried from tile to tile: how many tokens are left from its first one on (i32, any number below 0 where there
+  /// are none), and for each tensor of the stream the bytes from token 0.
+  struct Cursor {
+    Value left;
+    Registers bytes;
+  };
+  Cursor cursorAt(tile::StreamOp op, Value tile);
+  Cursor advance(tile::StreamOp op, const Cursor &cursor);
+  /// Starts the copies of a tile into a stage.
+  void issue(tile::StreamOp op, const Copies &copies, const Cursor &cursor, Value stageBase);
   /// Channels that pad a row to 8 are zero for ever.
   void clearPadding(tile::StreamOp op);
   void emit(tile::StreamOp op);

@@ -48,6 +48,7 @@ Copies KernelLowering::planCopies(tile::StreamOp op) {
         // The same piece and head as the copy before, some tokens on.
         c = copies.back();
         c.tokensOn += threads / unit;
+        c.source = offset(c.source, mul(t.strideRow, threads / unit * size));
         c.inRange = first + threads > total ? lt(thread, c32(total - first)) : Value();
         copies.push_back(c);
         continue;
@@ -67,15 +68,36 @@ Copies KernelLowering::planCopies(tile::StreamOp op) {
   return copies;
 }
 
-void KernelLowering::issue(const Copies &copies, Value n, Value stageBase) {
-  int64_t T = config.getTile();
-  Value left = narrow(max(min(sub(tokens, n), c64(T)), c64(0))); // of this tile
+KernelLowering::Cursor KernelLowering::cursorAt(tile::StreamOp op, Value tile) {
+  Value n = mul(tile, config.getTile());
+  // No split has 2^30 tokens: that would be 16 GB of one head's.
+  Cursor cursor{narrow(min(sub(tokens, n), c64(1 << 30))), {}};
+  for (Value v : op.getTokens()) {
+    const Tensor &t = tensors[v];
+    cursor.bytes.push_back(mul(mul(n, t.strideRow), bytesOf(t.type.getElement())));
+  }
+  return cursor;
+}
+
+KernelLowering::Cursor KernelLowering::advance(tile::StreamOp op, const Cursor &cursor) {
+  Cursor next{add(cursor.left, -config.getTile()), {}};
+  for (auto [v, bytes] : llvm::zip(op.getTokens(), cursor.bytes)) {
+    const Tensor &t = tensors[v];
+    next.bytes.push_back(add(bytes, mul(t.strideRow, config.getTile() * bytesOf(t.type.getElement()))));
+  }
+  return next;
+}
+
+void KernelLowering::issue(tile::StreamOp op, const Copies &copies, const Cursor &cursor, Value stageBase) {
+  DenseMap<Value, Value> bytes;
+  for (auto [v, b] : llvm::zip(op.getTokens(), cursor.bytes))
+    bytes[v] = b;
   for (const Copy &c : copies) {
     const Tensor &t = tensors[c.tensor];
     int64_t size = bytesOf(t.type.getElement());
     auto copy = [&] {
-      Value source = offset(c.source, mul(mul(add(n, c.tokensOn), t.strideRow), size));
-      Value valid = lt(add(c.token, c.tokensOn), left);
+      Value source = offset(c.source, bytes[c.tensor]);
+      Value valid = lt(add(c.token, c.tokensOn), cursor.left);
       Value target = offset(offset(stageBase, widen(c.target)), c.slot.offset + c.tokensOn * c.slot.rowBytes);
       if (c.chunk >= 4 && (aligned || c.slot.isVector)) {
         // Outside: zeros are written, and nothing is read at an address that may be no one's.
@@ -163,14 +185,19 @@ void KernelLowering::emit(tile::StreamOp op) {
     barrier();
   };
   Copies copies = planCopies(op);
-  for (int64_t i = 0; i + 1 < stagesCount; ++i)
-    issue(copies, mul(add(first, i), T), stageAddress(c32(i)));
+  Cursor cursor = cursorAt(op, first);
+  for (int64_t i = 0; i + 1 < stagesCount; ++i) {
+    issue(op, copies, cursor, stageAddress(c32(i)));
+    cursor = advance(op, cursor);
+  }
   arrive();
 
   Block &body = op.getRegion().front();
   scf::IfOp branch = fastOrSafe(op);
-  // Loops carry the tile, its stage and the body's state.
-  Registers state{first, c32(0)};
+  // Loops carry the tile, its stage, where the next copies come from, and the body's state.
+  Registers state{first, c32(0), cursor.left};
+  state.append(cursor.bytes);
+  unsigned firstOfBody = state.size();
   for (Value v : op.getInits())
     flatten(v, state);
   auto bind = [&](ValueRange carried) {
@@ -178,7 +205,7 @@ void KernelLowering::emit(tile::StreamOp op) {
     Value here = stageAddress(carried[1]);
     for (auto [i, s] : llvm::enumerate(slots))
       stages[body.getArgument(1 + i)] = {offset(offset(here, s.offset), widen(mul(headInBlock, s.slotBytes))), s};
-    unsigned next = 2;
+    unsigned next = firstOfBody;
     for (unsigned i = 1 + slots.size(); i < body.getNumArguments(); ++i)
       unflatten(body.getArgument(i), carried, next);
   };
@@ -208,15 +235,22 @@ void KernelLowering::emit(tile::StreamOp op) {
     // Everyone is done with the stage before this one: fill it again.
     Value refill = add(stage, stagesCount - 1);
     refill = select(lt(refill, c32(stagesCount)), refill, add(refill, -stagesCount));
-    issue(copies, mul(add(t, stagesCount - 1), T), stageAddress(refill));
+    Cursor cursor{after->getArgument(2), {}};
+    for (unsigned i = 3; i < firstOfBody; ++i)
+      cursor.bytes.push_back(after->getArgument(i));
+    issue(op, copies, cursor, stageAddress(refill));
+    cursor = advance(op, cursor);
     bind(after->getArguments());
     tf32.clear();
+    fullTile = bool(mayRun); // as the guards of fast bodies have asked
     lowerBlock(work);
+    fullTile = false;
     tf32.clear();
     if (failed(status))
       return;
     Value following = add(stage, 1);
-    Registers yields{add(t, 1), select(lt(following, c32(stagesCount)), following, c32(0))};
+    Registers yields{add(t, 1), select(lt(following, c32(stagesCount)), following, c32(0)), cursor.left};
+    yields.append(cursor.bytes);
     for (Value v : body.getTerminator()->getOperands())
       if (branch && v == branch.getCondition())
         yields.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(bool(mayRun))));
@@ -243,7 +277,7 @@ void KernelLowering::emit(tile::StreamOp op) {
     loop(nullptr, body, [](Value v) { return v; });
   }
   intrinsic("llvm.nvvm.cp.async.wait.group", c32(0));
-  unsigned next = 2;
+  unsigned next = firstOfBody;
   for (Value r : op.getResults())
     if (succeeded(status))
       unflatten(r, state, next);
@@ -301,35 +335,55 @@ void KernelLowering::emit(scf::IfOp op) {
 
 void KernelLowering::emit(tile::BoundedOp op) {
   StageAt s = stages[op.getStage()];
-  int64_t T = config.getTile();
   Type e = op.getStage().getType().getElement();
+  // The rows that this worker uses.
+  bool own = config.getRows() == Index::n;
+  int64_t rows = own ? config.getWorkerRows() : config.getTile();
+  Value firstRow = own ? mul(worker, rows) : c32(0);
+  // Squares of bf16 may be added up in bf16, two channels at once: each addition is wrong by 2^-9 of the sum at most, for which the limit makes room.
+  int64_t additions = s.slot.slotBytes / 4 + 1;
+  bool coarse = e.isBF16() && additions <= 20;
   // max over this lane's rows of ‖k‖²
   Value worst = cf(0);
-  for (int64_t first = 0; first < T; first += 32) {
+  for (int64_t first = 0; first < rows; first += 32) {
     Value row = add(lane, first);
-    if (first + 32 > T)
-      row = min(row, c32(T - 1));
-    Value p = offset(s.address, widen(mul(row, s.slot.rowBytes))), sum = cf(0);
+    if (first + 32 > rows)
+      row = min(row, c32(rows - 1));
+    Value p = offset(s.address, widen(mul(add(firstRow, row), s.slot.rowBytes))), sum = cf(0);
+    if (s.slot.isVector) {
+      Value x = load(f32(), p, 4);
+      worst = maxNaN(worst, fmul(x, x));
+      continue;
+    }
+    Value squares = c32(0);
     for (int64_t at = 0; at < s.slot.slotBytes; at += 16) {
       Registers x = loadVector(isHalf(e) ? i32() : f32(), 4, offset(p, at));
       for (Value v : x) {
-        if (!isHalf(e)) {
+        if (coarse) {
+          squares = fma2(v, v, squares);
+        } else if (!isHalf(e)) {
           sum = fadd(fmul(v, v), sum);
-          continue;
+        } else {
+          auto [low, high] = unpack(e, v);
+          sum = fadd(fmul(low, low), sum);
+          sum = fadd(fmul(high, high), sum);
         }
-        auto [low, high] = unpack(e, v);
-        sum = fadd(fmul(low, low), sum);
-        sum = fadd(fmul(high, high), sum);
       }
+    }
+    if (coarse) {
+      auto [low, high] = unpack(e, squares);
+      sum = fadd(low, high);
     }
     worst = maxNaN(worst, sum);
   }
   Value factor = number(op.getFactor());
   double limit = op.getLimit().convertToDouble();
+  if (coarse)
+    limit *= 1 - additions / 512.0;
   Value square = fmul(fmul(factor, factor), worst);
   // An ordered comparison: NaN answers no. 0·inf is NaN too.
   Value small = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, square, cf(limit * limit));
-  Value full = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sle, add(number(op.getN0()), T), tokens);
+  Value full = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sle, add(number(op.getN0()), config.getTile()), tokens);
   numbers[op.getOk()] = allLanes(both(small, full));
 }
 

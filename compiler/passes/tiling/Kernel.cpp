@@ -11,6 +11,9 @@ constexpr double noReference = -3.0e38; // below every finite score
 // where exponentials and logarithms are exact to the last bit or two: there the limit is that of 16 bits (pooled errors, in SDPA's: within 0.1 of those at 24).
 constexpr double wideLimit = 24.0;
 
+// Of x - a both: |x - a| ≤ 126. A log-sum-exp over up to 2^14 numbers exceeds the largest of them by 14 at most.
+constexpr double differenceLimit = 56.0, subtractedLimit = 70.0;
+
 Expressions SweepBuilder::expressions(OpBuilder &at, std::function<Value(Value)> leaf) {
   return {at, loc, storage, std::move(leaf), half, [this](Value v) { return isRounded(v, half); }};
 }
@@ -213,14 +216,15 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       return latentLeaf(prologueBuilder, v, origin, rowCount());
     }));
   Expressions numbers{b, loc, storage, {}};
-  SmallVector<std::pair<Value, Value>> guards;
-  SmallVector<Value> factors; // of each guard
+  Guards guards;
+  SmallVector<Value> factors; // of each guard, norms first
   if (versioned) {
     auto g = guarded(fast);
     if (succeeded(g)) {
       guards = *g;
+      bounded = !guards.norms.empty();
       // |x| ≤ |s|·max‖q‖·‖k‖ (Cauchy–Schwarz)
-      for (auto [lat, tok] : guards) {
+      for (auto [lat, tok] : guards.norms) {
         Value base = lat, scale;
         if (auto sc = lat.getDefiningOp<flare::ScaleOp>()) {
           base = sc.getA();
@@ -231,6 +235,11 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
         if (natural)
           factor = arith::MulFOp::create(b, loc, factor, arith::ConstantOp::create(b, loc, b.getF32FloatAttr(log2e)));
         factors.push_back(factor);
+      }
+      for (Value a : guards.numbers) {
+        auto scale = a.getDefiningOp<flare::ScaleOp>();
+        Value unit = arith::ConstantOp::create(b, loc, b.getF32FloatAttr(natural ? log2e : 1));
+        factors.push_back(scale ? Value(arith::MulFOp::create(b, loc, numbers.scalar(scale.getFactor()), unit)) : unit);
       }
     }
   }
@@ -250,7 +259,7 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
     llvm::append_range(inits, initialState(op));
   unsigned numState = inits.size();
   if (versioned)
-    inits.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(!guards.empty())));
+    inits.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(!guards.norms.empty())));
   auto stream = tile::StreamOp::create(b, loc, ValueRange(inits).getTypes(), tokens, inits, config.getTile());
   prologueBuilder.setInsertionPoint(stream);
   Block *block = &stream.getRegion().emplaceBlock();
@@ -269,16 +278,22 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
     if (!versioned) {
       // One body for all tiles, the last one included.
       yields = emitVersion(fast, true, carried);
-    } else if (guards.empty()) {
+    } else if (guards.norms.empty()) {
       yields = emitVersion(safe, true, ArrayRef(carried).drop_back());
       yields.push_back(carried.back());
     } else {
       Value ok = carried.back();
-      for (auto [guard, factor] : llvm::zip(guards, factors)) {
-        Value stage = stages.lookup(storage.tensor.lookup(guard.second));
-        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(bound));
+      auto within = [&](Value tokens, Value factor, double limit) {
+        if (auto scale = tokens.getDefiningOp<flare::ScaleOp>())
+          tokens = scale.getA();
+        Value stage = stages.lookup(storage.tensor.lookup(tokens));
+        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(limit));
         ok = arith::AndIOp::create(b, loc, ok, small);
-      }
+      };
+      for (auto [i, norm] : llvm::enumerate(guards.norms))
+        within(norm.second, factors[i], guards.numbers.empty() ? bound : std::min(bound, differenceLimit));
+      for (auto [i, a] : llvm::enumerate(guards.numbers))
+        within(a, factors[guards.norms.size() + i], subtractedLimit);
       auto ifOp = scf::IfOp::create(b, loc, ValueRange(inits).drop_back().getTypes(), ok, true);
       for (bool isSafe : {false, true}) {
         OpBuilder::InsertionGuard guard(b);

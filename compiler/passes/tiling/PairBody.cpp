@@ -195,7 +195,7 @@ Value PairBody::pair(Value v) {
           if (safe && s.rows == Index::n && !a.getTokens() && sumsRows())
             x = maskRows(x);
         }
-        return tile::Exp2Op::create(inner, s.loc, t, x);
+        return tile::Exp2Op::create(inner, s.loc, t, x, isBounded());
       })
       .Case([&](flare::ScaleOp op) {
         return tile::ScaleOp::create(inner, s.loc, t, pair(op.getA()), tokens[int(Role::Vector)]->scalar(op.getFactor()));
@@ -297,7 +297,7 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     if (!safe && weightsF16)
       x = tile::AddOp::create(inner, loc, x.getType(), x, constant(x.getType(), fastOffset));
     // The sum is that of the weights as rounded, so that they add up to one.
-    Value e = tile::Exp2Op::create(inner, loc, x.getType(), x);
+    Value e = tile::Exp2Op::create(inner, loc, x.getType(), x, isBounded());
     if (!splitsPairs(op, s.half))
       e = rounded(e);
     state[0] = contract(op, e, attend.getV(), out);

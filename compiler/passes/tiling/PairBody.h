@@ -33,6 +33,9 @@ struct PairBody {
   Value vector(Value v) { return slice(v, {Role::Vector, Form::Wide}); }
   Value weight(Value v, Index over, Form form);
 
+  /// Are exponentials of pairs within ±126? In the fast one of two versions, as its guards have asked.
+  bool isBounded() const { return !safe && s.bounded; }
+
   TileType pairType(Type e) { return s.tileOf(tile::blockSize, tile::blockSize, 0, e); }
 
   //- Pairs as sums of contractions and vectors

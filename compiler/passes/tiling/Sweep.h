@@ -67,10 +67,16 @@ bool hasWeightsF16(Operation *op, Type half);
 /// Do pairs that this op reduces, and what it contracts them with, have two addends each?
 bool splitsPairs(Operation *op, Type half);
 
-/// The norm bound of all scores that a fast body exponentiates: pairs of (latent operand, token operand).
-FailureOr<SmallVector<std::pair<Value, Value>>> guarded(Region &fast);
+/// What bounds the exponentials of a fast body: the norms of the operands of scores (latents, tokens), and numbers of tokens that are subtracted from
+/// scores. Failure: nothing that can be asked of staged tokens does.
+struct Guards {
+  SmallVector<std::pair<Value, Value>> norms;
+  SmallVector<Value> numbers;
+};
+FailureOr<Guards> guarded(Region &fast);
 
-/// Is there a fast version for bounded scores? Without guards only the safe one is emitted.
+/// Is there a fast version for bounded scores? Without guards only the safe one is emitted. Sweeps whose exponentials need no bound have one where the configuration
+/// wants forms that do.
 bool isVersioned(flare::SweepOp sweep);
 
 /// Is v a latent value that enters a contraction of pairs rounded to 16 bits?
