@@ -377,6 +377,24 @@ def Tile_ReduceOp : Tile_Op<"reduce", [Pure]> {
   let hasVerifier = 1;
 }
 
+def Tile_ExceedsOp : Tile_Op<"exceeds", [Pure]> {
+  let summary = "is a pair larger than its row allows?";
+  let description = [{
+    True if some x[n,m] > limit[row] + `by`, or is NaN. One answer for all lanes of a worker, and no exchange of numbers between them: cheaper than a maximum.
+
+    ```mlir
+    func.func @exceeds(%x: !tile.tile<n=16, m=16, f32>, %limit: !tile.tile<m=16, f32>) -> i1 {
+      %any = tile.exceeds %x, %limit by 8.0 : !tile.tile<n=16, m=16, f32>, !tile.tile<m=16, f32>
+      return %any : i1
+    }
+    ```
+  }];
+  let arguments = (ins Tile_TileType:$x, Tile_TileType:$limit, F32Attr:$by);
+  let results = (outs I1:$any);
+  let assemblyFormat = "$x `,` $limit `by` $by attr-dict `:` type($x) `,` type($limit)";
+  let hasVerifier = 1;
+}
+
 class Tile_BinaryOp<string mnemonic, string formula> : Tile_Op<mnemonic, [Pure]> {
   let summary = formula # ", elementwise, broadcast by index";
   let description = "`out = " # formula # [{` in f32. The result carries the indices of both.

@@ -241,6 +241,14 @@ LogicalResult ReduceOp::verify() {
   return needsF32(*this, {getX(), getOut()});
 }
 
+LogicalResult ExceedsOp::verify() {
+  TileType x = getX().getType(), limit = getLimit().getType();
+  if (!carries(x, Index::n) || !carries(x, Index::m) || carries(limit, Index::d) || carries(limit, Index::n) == carries(limit, Index::m) ||
+      (carries(limit, Index::n) ? limit.getN() != x.getN() : limit.getM() != x.getM()))
+    return emitOpError() << "compares pairs with one number a row, got " << x << " and " << limit;
+  return needsF32(*this, {getX(), getLimit()});
+}
+
 static LogicalResult verifyBinary(Operation *op, TileType a, TileType b, TileType out) {
   for (Index i : indices)
     if ((carries(a, i) && carries(b, i) && a.size(i) != b.size(i)) || out.size(i) != std::max(a.size(i), b.size(i)))

@@ -115,15 +115,23 @@ struct KernelLowering : Emit {
 
   //-- Exponentials
   void emit(tile::Exp2Op op);
-  /// The forms on the FMA pipe, of x = a·factor (factor null: a).
-  Value poly3(Value a, Value factor);
-  Value bits(Value a0, Value a1, Value factor);
+  /// The forms on the FMA pipe, of x = a·factor + shift (factor null: 1; shift a whole number).
+  struct Argument {
+    Registers a;
+    Value factor;
+    double shift = 0;
+  };
+  Argument argumentOf(tile::Exp2Op op);
+  Value plus(const Argument &x, size_t i, double c);
+  Value poly3(const Argument &x, size_t i);
+  Value bits(const Argument &x, size_t i);
   unsigned exponentialPairs = 0; // made so far: which ones go to the FMA pipe
   /// Of tiles whose pairs of registers were made in 16 bits at once: these, null elsewhere.
   DenseMap<Value, Registers> packed;
 
   //-- Reductions
   void emit(tile::ReduceOp op);
+  void emit(tile::ExceedsOp op);
   void emit(tile::SumOp op);
   void emit(tile::TotalOp op);
 

@@ -139,7 +139,7 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
   next = 0;
   for (auto [i, op] : llvm::enumerate(ops)) {
     auto attend = dyn_cast<flare::AttendOp>(op);
-    double reference = hasWeightsF16(op, half) ? -fastOffset / (attend.getBase2() ? 1 : log2e) : 0.0;
+    double reference = attend ? fastAttention(op, half, limit).reference / (attend.getBase2() ? 1 : log2e) : 0.0;
     for (auto [j, t] : llvm::enumerate(state[i]))
       t = safe || j < 2 ? pairsOp.getResult(next++) : splat(cast<TileType>(t.getType()), reference);
   }
@@ -205,10 +205,9 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       natural |= bool(e.getA().getDefiningOp<flare::ScaleOp>());
   });
   double bound = half || host ? limit : std::min(limit, wideLimit);
-  fast.walk([&](Operation *op) {
-    if (hasWeightsF16(op, half))
-      bound = std::min(bound, fastLimit);
-  });
+  if (half && !attends)
+    bound += jointRoom;
+  fast.walk([&](flare::AttendOp op) { bound = fastAttention(op, half, bound).limit; });
   Region &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
 
   for (auto &e : prologue)

@@ -1,5 +1,6 @@
 // Pairs as sums of products and vectors, and the reductions that consume them, block by block.
 #include "passes/tiling/PairBody.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
 
 using namespace flarec;
 using namespace flarec::tiling;
@@ -187,7 +188,7 @@ Value PairBody::pair(Value v) {
         Value inside = op.getA();
         if (auto scale = inside.getDefiningOp<flare::ScaleOp>())
           inside = scale.getA();
-        if (auto sub = inside.getDefiningOp<flare::SubOp>(); sub && !isPair(sub.getB())) {
+        if (auto sub = inside.getDefiningOp<flare::SubOp>(); sub && !isPair(sub.getB()) && !isBounded()) {
           FlareTensorType a = typeOf(sub.getB());
           if (s.cols == Index::n ? !a.getTokens() : !a.getLatents())
             x = maskColumns(x, s.cols);
@@ -251,7 +252,7 @@ Value PairBody::maskRows(Value x) {
                               APFloat::getInf(APFloat::IEEEsingle(), true));
 }
 
-Value PairBody::maskColumns(Value x, Index over) {
+Value PairBody::maskColumns(Value x, Index over, double fill) {
   if (over != s.cols)
     return x;
   Value first = body->getArgument(1), count;
@@ -265,39 +266,60 @@ Value PairBody::maskColumns(Value x, Index over) {
       return x;
     count = arith::ConstantIndexOp::create(inner, s.loc, s.latents);
   }
-  return tile::MaskOp::create(inner, s.loc, x.getType(), x, over, first, count,
-                              APFloat::getInf(APFloat::IEEEsingle(), true));
+  return tile::MaskOp::create(inner, s.loc, x.getType(), x, over, first, count, APFloat(float(fill)));
 }
 
 void PairBody::step(Operation *op, SmallVector<Value> &state) {
   Location loc = s.loc;
   if (auto attend = dyn_cast<flare::AttendOp>(op)) {
     Index over = attend.getOver();
-    Value x = maskColumns(pair(attend.getX()), over);
+    // Padding has scores of 0. Their exponentials are masked where the form of these does not take an infinity.
+    Value x = pair(attend.getX());
+    if (!isBounded())
+      x = maskColumns(x, over);
     Value out = state[0], total = state[1];
-    bool weightsF16 = hasWeightsF16(op, s.half);
     double unit = attend.getBase2() ? 1 : log2e; // of scores, in those of base 2
     auto constant = [&](Type t, double v) -> Value { return tile::ConstantOp::create(inner, loc, cast<TileType>(t), inner.getF32FloatAttr(v)); };
     if (safe) {
-      Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
-      if (weightsF16)
-        max = tile::AddOp::create(inner, loc, max.getType(), max, constant(max.getType(), -safeHeadroom / unit));
-      Value reference = tile::MaxOp::create(inner, loc, state[2].getType(), state[2], max);
-      Value old = tile::SubOp::create(inner, loc, reference.getType(), state[2], reference);
-      if (!attend.getBase2())
-        old = tile::ScaleOp::create(inner, loc, old.getType(), old, log2eConstant());
-      Value shrink = tile::Exp2Op::create(inner, loc, reference.getType(), old);
-      out = tile::MulOp::create(inner, loc, out.getType(), out, shrink);
-      total = tile::MulOp::create(inner, loc, total.getType(), total, shrink);
+      auto [lazy, above, room] = safeReference(op, s.half);
+      auto raise = [&]() -> SmallVector<Value> {
+        Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
+        if (above)
+          max = tile::AddOp::create(inner, loc, max.getType(), max, constant(max.getType(), above / unit));
+        Value reference = tile::MaxOp::create(inner, loc, state[2].getType(), state[2], max);
+        Value old = tile::SubOp::create(inner, loc, reference.getType(), state[2], reference);
+        if (!attend.getBase2())
+          old = tile::ScaleOp::create(inner, loc, old.getType(), old, log2eConstant());
+        Value shrink = tile::Exp2Op::create(inner, loc, reference.getType(), old);
+        return {tile::MulOp::create(inner, loc, out.getType(), out, shrink), tile::MulOp::create(inner, loc, total.getType(), total, shrink), reference};
+      };
+      SmallVector<Value> now;
+      if (s.host || !lazy) {
+        now = raise();
+      } else {
+        Value exceeds = tile::ExceedsOp::create(inner, loc, inner.getI1Type(), x, state[2], inner.getF32FloatAttr(room / unit));
+        auto branch = scf::IfOp::create(inner, loc, TypeRange{out.getType(), total.getType(), state[2].getType()}, exceeds, true);
+        OpBuilder::InsertionGuard guard(inner);
+        inner.setInsertionPointToEnd(branch.thenBlock());
+        scf::YieldOp::create(inner, loc, raise());
+        inner.setInsertionPointToEnd(branch.elseBlock());
+        scf::YieldOp::create(inner, loc, ValueRange{out, total, state[2]});
+        now.assign(branch.result_begin(), branch.result_end());
+      }
+      Value reference = now[2];
+      out = now[0];
+      total = now[1];
       x = tile::SubOp::create(inner, loc, x.getType(), x, reference);
       state[2] = reference;
     }
     if (!attend.getBase2())
       x = tile::ScaleOp::create(inner, loc, x.getType(), x, log2eConstant());
-    if (!safe && weightsF16)
-      x = tile::AddOp::create(inner, loc, x.getType(), x, constant(x.getType(), fastOffset));
+    if (double reference = fastAttention(op, s.half, s.limit).reference; !safe && reference)
+      x = tile::AddOp::create(inner, loc, x.getType(), x, constant(x.getType(), -reference));
     // The sum is that of the weights as rounded, so that they add up to one.
     Value e = tile::Exp2Op::create(inner, loc, x.getType(), x, isBounded());
+    if (isBounded())
+      e = maskColumns(e, over, 0);
     if (!splitsPairs(op, s.half))
       e = rounded(e);
     state[0] = contract(op, e, attend.getV(), out);

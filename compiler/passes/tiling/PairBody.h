@@ -33,8 +33,8 @@ struct PairBody {
   Value vector(Value v) { return slice(v, {Role::Vector, Form::Wide}); }
   Value weight(Value v, Index over, Form form);
 
-  /// Are exponentials of pairs within ±126? In the fast one of two versions, as its guards have asked.
-  bool isBounded() const { return !safe && s.bounded; }
+  /// Are exponentials of pairs within ±126? In the fast one of two versions, as its guards have asked. Only a GPU has forms that this allows.
+  bool isBounded() const { return !safe && s.bounded && !s.host; }
 
   TileType pairType(Type e) { return s.tileOf(tile::blockSize, tile::blockSize, 0, e); }
 
@@ -75,7 +75,7 @@ struct PairBody {
 
   Value maskRows(Value x);
 
-  Value maskColumns(Value x, Index over);
+  Value maskColumns(Value x, Index over, double fill = -INFINITY);
 
   /// Emits the reduction's step in the body; `state` are the body's arguments, replaced by what is yielded.
   void step(Operation *op, SmallVector<Value> &state);

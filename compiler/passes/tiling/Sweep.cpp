@@ -132,6 +132,20 @@ bool tiling::hasWeightsF16(Operation *op, Type half) {
   return attend && half && half.isF16() && fitsHalf(attend.getV(), half);
 }
 
+SafeReference tiling::safeReference(Operation *attend, Type half) {
+  if (hasWeightsF16(attend, half))
+    return {true, -7, 15.5};
+  return {bool(half), half ? 8.0 : 0, 0};
+}
+
+FastAttention tiling::fastAttention(Operation *attend, Type half, double limit) {
+  if (hasWeightsF16(attend, half))
+    return {std::min(limit, 14.9), -1};
+  if (half && half.isBF16())
+    return {limit + 28, 28};
+  return {limit, 0};
+}
+
 bool tiling::splitsPairs(Operation *op, Type half) { return half && half.isF16() && !hasWeightsF16(op, half); }
 
 SmallVector<std::pair<Form, Form>> tiling::addendsOf(Operation *reduction, Type half) {
