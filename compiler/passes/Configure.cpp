@@ -159,9 +159,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       classify(fixed);
       // What stays in registers along columns is there for all of them; otherwise one or two, a few where two don't divide them.
       int64_t blocks = std::max<int64_t>(1, latents / 16);
-      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks % 2 == 0 ? 2 : blocks <= 3 ? 0 : 1;
+      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= 8 ? 0 : blocks % 4 == 0 ? 4 : blocks % 2 == 0 ? 2 : 1;
       parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
-      heads = 4;
+      heads = d.weights == 1 && d.half ? warps : 4; // neighbouring heads' rows side by side: whole sectors
       while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)
         heads /= 2;
       while (minBlocks > 1 && heads * parked * minBlocks > shared * 3 / 4)
@@ -220,17 +220,26 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       if (d.tokenRows)
         tile = workers * workerRows;
     }
+    // Alone on its multiprocessor a block may have twice the threads.
+    if (d.tokenRows && !d.joint && minBlocks == 1 && heads * workers <= 4) {
+      workers *= 2;
+      tile *= 2;
+      if (!fits()) {
+        workers /= 2;
+        tile /= 2;
+      }
+    }
     return config();
   }
 
-  /// Where the exponential unit is what a sweep waits for, some exponentials go to the FMA pipe. In attentions of bf16 half of them in bf16 at once: the results' errors stay
-  /// within 1.2 times SDPA's up to 128 latents, beyond that fewer (schedules.md I.1). Joint sweeps wait for other things.
+  /// Where the exponential unit is what a sweep waits for, some exponentials go to the FMA pipe. In bf16 up to half of them, made in bf16 at once: the results' pooled errors
+  /// stay within 1.25 times SDPA's up to 128 latents, beyond that fewer (bench/LOG.md; schedules.md I.1). Joint sweeps wait for other things.
   static StringRef exponentials(const Demand &d) {
     if (!d.half || d.weights != 1 || d.scoreTerms > 2)
       return "mufu";
     if (d.f16)
       return "poly3:5";
-    return d.latents <= 128 ? "bits:8" : "bits:6";
+    return d.attends && d.latents <= 128 ? "bits:8" : "bits:6";
   }
 
   /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns
