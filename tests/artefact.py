@@ -88,11 +88,16 @@ def read_artefact(data):
 def splits(function, sizes):
     """Into how many ranges each sweep cuts the tokens."""
     batch, heads, tokens, _ = sizes
+    partials = [sum(t["rows"] * max(1, t["columns"]) * 4 for t in function["tensors"] if t.get("sweep") == s) for s in range(len(function["sweeps"]))]
+    sharers = sum(p > 0 for p in partials)
     result = []
-    for sweep in function["sweeps"]:
+    for sweep, partial in zip(function["sweeps"], partials):
         groups = batch * -(-heads // sweep["heads"]) * sweep["row_groups"]
         tiles = -(-tokens // sweep["tile"])
-        result.append(max(1, min(sweep["blocks"] // groups, tiles)) if groups else 1)
+        most = sweep["blocks"] // groups if groups else 1
+        if partial and batch * heads:
+            most = min(most, 2**26 // (batch * heads * sharers * partial))
+        result.append(max(1, min(most, tiles)))
     return result
 
 

@@ -121,6 +121,10 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
 
   void runOnOperation() override {
     ModuleOp module = getOperation();
+    if (!precision.empty() && precision != "tf32") {
+      module.emitError() << "unknown precision '" << precision << "'; leave it out for f32's own, or use tf32";
+      return signalPassFailure();
+    }
     OpBuilder b(module.getBody(), module.getBody()->end());
     Manifest manifest(b);
     SmallVector<tile::ProgramOp> programs(module.getOps<tile::ProgramOp>());
@@ -201,6 +205,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
                       ? l.mul(l.add(l.mul(l.rowGroup, kernel.getConfigAttr().getWorkers()), l.widen(l.worker)), kernel.getConfigAttr().getWorkerRows())
                       : l.c64(0);
     l.numbers[kernel.getRegion().getArgument(0)] = first;
+    l.singleTf32 = precision == "tf32";
     l.lowerBlock(kernel.getRegion().front());
     if (failed(l.status))
       return failure();

@@ -31,36 +31,48 @@ void KernelLowering::planRing(tile::StreamOp op) {
   sharedBytes = ringOffset + stageBytes * config.getStages();
 }
 
+int64_t KernelLowering::piecesPerToken(const Copy &c) {
+  FlareTensorType t = tensors[c.tensor].type;
+  return c.slot.isVector ? 1 : t.getChannels() * bytesOf(t.getElement()) / c.chunk;
+}
+
+void KernelLowering::locate(Copy &c, Value i) {
+  const Tensor &t = tensors[c.tensor];
+  const Slot &s = c.slot;
+  int64_t size = bytesOf(t.type.getElement()), pieces = piecesPerToken(c);
+  // Neighbouring threads take the pieces and heads of a token, but of vectors neighbouring tokens.
+  int64_t unit = s.isVector ? config.getTile() : pieces * config.getHeads();
+  Value token = s.isVector ? rem(i, unit) : div(i, unit), h = s.isVector ? div(i, unit) : div(rem(i, unit), pieces);
+  Value piece = s.isVector ? c32(0) : rem(i, pieces);
+  Value globalHead = add(firstHead, widen(h));
+  Value elements = add(add(mul(batch, t.strideB), mul(globalHead, t.strideH)), mul(widen(token), t.strideRow));
+  c.source = offset(t.pointer, add(mul(elements, size), widen(mul(piece, c.chunk))));
+  c.token = select(lt(globalHead, heads), token, c32(1 << 30)); // no token of a head that is not there
+  c.target = s.isVector ? add(mul(h, s.slotBytes), mul(token, size)) : add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), mul(piece, c.chunk));
+}
+
 Copies KernelLowering::planCopies(tile::StreamOp op) {
+  constexpr int64_t mostInLine = 8; // of a tensor; more are a loop, which takes little longer to run and much less to compile
   Copies copies;
   int64_t threads = config.getThreads();
   for (auto [v, s] : llvm::zip(op.getTokens(), slots)) {
     const Tensor &t = tensors[v];
     int64_t size = bytesOf(t.type.getElement());
-    int64_t chunk = s.isVector ? size : aligned ? chunkBytes(t.type) : size;
-    int64_t pieces = s.isVector ? 1 : t.type.getChannels() * size / chunk;
-    int64_t perToken = pieces * config.getHeads(), total = perToken * config.getTile();
-    // Neighbouring threads take the pieces and heads of a token, but of vectors neighbouring tokens.
-    int64_t unit = s.isVector ? config.getTile() : perToken;
+    Copy c{v, s, s.isVector ? size : aligned ? chunkBytes(t.type) : size, nullptr, nullptr, nullptr, nullptr, 0};
+    int64_t perToken = piecesPerToken(c) * config.getHeads(), total = perToken * config.getTile();
+    bool looped = total > mostInLine * threads, regular = !s.isVector && threads % perToken == 0;
+    if (looped && !regular) {
+      c.pieces = total;
+      copies.push_back(c);
+      continue;
+    }
     for (int64_t first = 0; first < total; first += threads) {
-      Copy c{v, s, chunk, nullptr, nullptr, nullptr, nullptr, 0};
-      if (first && !s.isVector && threads % unit == 0) {
-        // The same piece and head as the copy before, some tokens on.
-        c = copies.back();
-        c.tokensOn += threads / unit;
-        c.source = offset(c.source, mul(t.strideRow, threads / unit * size));
-        c.inRange = first + threads > total ? lt(thread, c32(total - first)) : Value();
-        copies.push_back(c);
-        continue;
-      }
-      Value i = add(thread, first);
-      Value token = s.isVector ? rem(i, unit) : div(i, unit), h = s.isVector ? div(i, unit) : div(rem(i, unit), pieces);
-      Value piece = s.isVector ? c32(0) : rem(i, pieces);
-      Value globalHead = add(firstHead, widen(h));
-      Value elements = add(add(mul(batch, t.strideB), mul(globalHead, t.strideH)), mul(widen(token), t.strideRow));
-      c.source = offset(t.pointer, add(mul(elements, size), widen(mul(piece, chunk))));
-      c.token = select(lt(globalHead, heads), token, c32(1 << 30)); // no token of a head that is not there
-      c.target = s.isVector ? add(mul(h, s.slotBytes), mul(token, size)) : add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), mul(piece, chunk));
+      if (first && regular) // the same piece and head as the copy before, some tokens on
+        c.tokensOn += c.times * threads / perToken;
+      else
+        locate(c, add(thread, first));
+      c.times = looped ? std::max<int64_t>(1, (total - first) / threads) : 1;
+      first += (c.times - 1) * threads;
       c.inRange = first + threads > total ? lt(thread, c32(total - first)) : Value();
       copies.push_back(c);
     }
@@ -89,39 +101,62 @@ KernelLowering::Cursor KernelLowering::advance(tile::StreamOp op, const Cursor &
 }
 
 void KernelLowering::issue(tile::StreamOp op, const Copies &copies, const Cursor &cursor, Value stageBase) {
-  DenseMap<Value, Value> bytes;
+  DenseMap<Value, Value> bytesOn; // of the tile
   for (auto [v, b] : llvm::zip(op.getTokens(), cursor.bytes))
-    bytes[v] = b;
-  for (const Copy &c : copies) {
+    bytesOn[v] = b;
+  // `further`: so many tokens on from c, in a loop.
+  auto copy = [&](const Copy &c, Value further = {}) {
     const Tensor &t = tensors[c.tensor];
     int64_t size = bytesOf(t.type.getElement());
-    auto copy = [&] {
-      Value source = offset(c.source, bytes[c.tensor]);
-      Value valid = lt(add(c.token, c.tokensOn), cursor.left);
-      Value target = offset(offset(stageBase, widen(c.target)), c.slot.offset + c.tokensOn * c.slot.rowBytes);
-      if (c.chunk >= 4 && (aligned || c.slot.isVector)) {
-        // Outside: zeros are written, and nothing is read at an address that may be no one's.
-        Value bytes = select(valid, c32(c.chunk), c32(0));
-        std::string kind = c.chunk == 16 ? "cg" : "ca";
-        intrinsic("llvm.nvvm.cp.async." + kind + ".shared.global." + std::to_string(c.chunk) + ".s", {target, source, bytes});
-        return;
-      }
-      Type e = b.getIntegerType(size * 8);
-      Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(e, 0));
-      auto guarded = scf::IfOp::create(b, loc, TypeRange{e}, valid, true);
-      {
-        OpBuilder::InsertionGuard guard(b);
-        b.setInsertionPointToStart(guarded.thenBlock());
-        scf::YieldOp::create(b, loc, load(e, source, size));
-        b.setInsertionPointToStart(guarded.elseBlock());
-        scf::YieldOp::create(b, loc, zero);
-      }
-      store(guarded.getResult(0), target, size);
-    };
-    if (c.inRange)
-      onlyIf(c.inRange, copy);
+    Value ofTile = add(c.token, c.tokensOn), target = offset(stageBase, widen(c.target));
+    // What is the same for all tiles first: it leaves their loop.
+    Value source = offset(offset(c.source, mul(t.strideRow, c.tokensOn * size)), bytesOn[c.tensor]);
+    if (further) {
+      source = offset(source, mul(mul(widen(further), t.strideRow), size));
+      ofTile = add(ofTile, further);
+      target = offset(target, widen(mul(further, c.slot.rowBytes)));
+    }
+    Value valid = lt(ofTile, cursor.left);
+    target = offset(target, c.slot.offset + c.tokensOn * c.slot.rowBytes);
+    if (c.chunk >= 4 && (aligned || c.slot.isVector)) {
+      // Outside: zeros are written, and nothing is read at an address that may be no one's.
+      Value bytes = select(valid, c32(c.chunk), c32(0));
+      std::string kind = c.chunk == 16 ? "cg" : "ca";
+      intrinsic("llvm.nvvm.cp.async." + kind + ".shared.global." + std::to_string(c.chunk) + ".s", {target, source, bytes});
+      return;
+    }
+    Type e = b.getIntegerType(size * 8);
+    Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(e, 0));
+    auto guarded = scf::IfOp::create(b, loc, TypeRange{e}, valid, true);
+    {
+      OpBuilder::InsertionGuard guard(b);
+      b.setInsertionPointToStart(guarded.thenBlock());
+      scf::YieldOp::create(b, loc, load(e, source, size));
+      b.setInsertionPointToStart(guarded.elseBlock());
+      scf::YieldOp::create(b, loc, zero);
+    }
+    store(guarded.getResult(0), target, size);
+  };
+  auto loop = [&](Value from, int64_t to, int64_t step, function_ref<void(Value)> body) {
+    auto loop = scf::ForOp::create(b, loc, from, c32(to), c32(step));
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(loop.getBody());
+    body(loop.getInductionVar());
+  };
+  for (const Copy &c : copies) {
+    int64_t each = config.getThreads() / (piecesPerToken(c) * config.getHeads());
+    if (c.pieces)
+      loop(thread, c.pieces, config.getThreads(), [&](Value i) {
+        Copy here = c;
+        locate(here, i);
+        copy(here);
+      });
+    else if (c.times > 1)
+      loop(c32(0), c.times, 1, [&](Value i) { copy(c, mul(i, each)); });
+    else if (c.inRange)
+      onlyIf(c.inRange, [&] { copy(c); });
     else
-      copy();
+      copy(c);
   }
   intrinsic("llvm.nvvm.cp.async.commit.group", {});
 }
