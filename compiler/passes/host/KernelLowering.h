@@ -189,6 +189,8 @@ struct KernelLowering : Emit {
   void blocksOfOps(ArrayRef<Operation *> ops, const DenseMap<Value, SmallVector<Parked>> &homes);
   void fillStash();
   Registers tileBody(Value n0, const Registers &flags);
+  SmallVector<Rows> ahead; // rows of tokens that this head works on in its next turn
+  void lookAhead(Value n0);
   void settle(Value v, const Parked &target);
   void emit(scf::IfOp op);
 
@@ -215,6 +217,7 @@ struct KernelLowering : Emit {
     SmallVector<Operation *> ops;
     SmallVector<unsigned> accumulators;
     int64_t step; // columns at once
+    bool first = false;
   };
 
   void emit(tile::PairsOp op);
@@ -231,11 +234,13 @@ struct KernelLowering : Emit {
 
   Body *current = nullptr;
   int64_t width = 0;              // columns of the step
+  Value rowBlock;                 // the block of rows (null: the only one)
   Value firstColumn;              // i64
   Value phaseFirst;               // first column of the columns whose pairs lie in scratch
   DenseMap<Value, Value> tableAt; // table → address of its row of the first column
 
   void step(Body &body, Phase &p, Value first, SmallVector<Registers> &state);
+  void prefetchAhead(Body &body);
   Value column(Value v, int64_t c, int64_t d);
   Value betweenAt(Value v, int64_t c);
   void lowerPair(Operation *op);

@@ -53,6 +53,7 @@ KernelLowering::Body KernelLowering::bodyOf(tile::PairsOp op) {
 /// All columns against one block of rows; the new values of the accumulators that lie in registers.
 SmallVector<Registers> KernelLowering::runRows(Body &body, SmallVector<Phase> &phases, Value block) {
   DenseMap<Value, Registers> saved = tiles;
+  rowBlock = block;
   numbers[body.block->getArgument(0)] = block ? mul(block, tile::blockSize) : c64(0);
   for (unsigned i = 0; i < body.numIns; ++i)
     if (Value v = body.op.getIns()[i]; tileType(v))
@@ -90,6 +91,7 @@ void KernelLowering::emit(tile::PairsOp op) {
   if (failed(status))
     return;
   SmallVector<Phase> phases = phasesOf(body);
+  phases.front().first = true;
   for (auto &[v, at] : body.between) {
     at = sharedAt;
     sharedAt += phaseColumns * vectorBytes;

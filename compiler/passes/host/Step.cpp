@@ -21,6 +21,8 @@ void KernelLowering::step(Body &body, Phase &p, Value first, SmallVector<Registe
   current = &body;
   tableAt.clear();
   numbers[body.block->getArgument(1)] = first;
+  if (p.first && !isSafe(body.op))
+    prefetchAhead(body);
   for (unsigned i : p.accumulators)
     if (!state[i].empty())
       tiles[body.accumulator(i)] = state[i];
@@ -50,6 +52,19 @@ void KernelLowering::step(Body &body, Phase &p, Value first, SmallVector<Registe
     if (!state[i].empty())
       state[i] = registers(body.block->getTerminator()->getOperand(i));
   tiles = saved;
+}
+
+/// Brings a few rows of the next turn's tokens to the second-level cache: this step's share, since the processor drops or stalls on more than some dozens at
+/// once. Rows of a head lie far apart, so the hardware foresees nothing.
+void KernelLowering::prefetchAhead(Body &body) {
+  constexpr int64_t line = 64;
+  const int64_t count = config.getTile(), steps = body.rowBlocks * body.columnCount;
+  Value done = rowBlock ? add(mul(rowBlock, body.columnCount), firstColumn) : firstColumn;
+  Value row = div(mul(done, count), c64(steps));
+  for (int64_t i = 0, few = (width * count + steps - 1) / steps; i < few; ++i)
+    for (const Rows &r : ahead)
+      for (int64_t at = 0, bytes = r.channels * bytesOf(r.element); at < bytes; at += line)
+        LLVM::Prefetch::create(b, loc, offset(offset(r.base, mul(add(row, i), r.stride)), at), 0, 2, 1);
 }
 
 /// Number d of column c of the step, in all lanes.
