@@ -133,8 +133,8 @@ struct KernelLowering : Emit {
   Value exp2(Value x) { return call("flarec.exp2", x); }
   Value log2(Value x) { return call("flarec.log2", x); }
   Value ln(Value x) { return call("flarec.ln", x); }
-  /// 2^(x·c) for |x·c| < 2^20, without the rounding of the product.
-  Value exp2OfSmall(Value x, Value c) { return call("flarec.exp2_of_small", {x, c}); }
+  /// Of a score: to 9e-8 of its size. Bounded ones need no care for large exponents.
+  Value exp2OfScore(Value x, bool bounded) { return call(bounded ? "flarec.exp2_of_bounded" : "flarec.exp2_of_score", x); }
   Value exactPower(Value x, Value factor, bool negative);
   Value apply(Operation *op, function_ref<Value(Value)> get);
   void lowerBlock(Block &block);
@@ -245,7 +245,8 @@ struct KernelLowering : Emit {
   Value betweenAt(Value v, int64_t c);
   void lowerPair(Operation *op);
   Registers masked(tile::MaskOp op, const Registers &x, Value fill);
-  Value factorOfSmall(Operation *op);
+  bool startsChains(Operation *op);
+  void startsOf(Value v, bool negative, SmallVectorImpl<std::pair<Value, bool>> &starts);
   void scores(tile::ContractOp op);
   void contractColumns(tile::ContractOp op);
   void contractRows(tile::ContractOp op);
