@@ -34,6 +34,8 @@ Value SweepBuilder::toForm(OpBuilder &at, Value t, Form form) {
     return type.getElement() == half ? t : Value(tile::CastOp::create(at, loc, type.withElement(half), t));
   if (type.getElement() != f32())
     t = tile::CastOp::create(at, loc, type.withElement(f32()), t);
+  if (form == Form::Base2)
+    return tile::ScaleOp::create(at, loc, t.getType(), t, arith::ConstantOp::create(at, loc, at.getF32FloatAttr(log2e)));
   auto narrow = type.withElement(splitType(half));
   auto split = tile::SplitOp::create(at, loc, narrow, narrow, t);
   return form == Form::High ? split.getHi() : split.getLo();

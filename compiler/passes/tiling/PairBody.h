@@ -52,7 +52,8 @@ struct PairBody {
   void add(Value x, Value y, Products &products);
   Value contracted(Products &products, Value acc);
 
-  Value sumOf(Terms &t);
+  Value sumOf(Terms &t, bool exponent);
+  Value inBase2(Value v);
   Value scaledProduct(Value x, Value y);
 
   Value pair(Value v);

@@ -20,8 +20,8 @@ inline bool isLatents(Value v) { return typeOf(v) && typeOf(v).getLatents() && !
 /// quarter of a vector. Units of 8 channels that are all padding cost nothing on a GPU: they are zeros known when code is made, and no instruction is.
 inline int64_t padded(int64_t d, bool host) { return std::max<int64_t>(host ? 4 : 8, llvm::PowerOf2Ceil(d)); }
 
-/// How an operand is made from its value: f32, rounded to 16 bits, or one of the two addends of a split (of `splitType`).
-enum class Form { Wide, Round, High, Low };
+/// How an operand is made from its value: f32, rounded to 16 bits, one of the two addends of a split (of `splitType`), or f32 times log2(e).
+enum class Form { Wide, Round, High, Low, Base2 };
 /// Where it goes, which decides its layout: into scores (contracted over d), into a contraction of pairs with
 /// columns or rows, or elementwise into pairs.
 enum class Role { Score, ColumnWeight, RowWeight, Vector };
@@ -29,7 +29,7 @@ constexpr int numRoles = 4;
 struct Use {
   Role role;
   Form form;
-  int key() const { return int(role) * 4 + int(form); }
+  int key() const { return int(role) * 5 + int(form); }
 };
 
 /// Is v a tensor in memory: an argument, a sweep's result, or what the function returns?
