@@ -114,6 +114,11 @@ class Gradients(TestCase):
             with self.subTest(d=d):
                 self.assertGradients(*inputs(d=d, m=17))
 
+    def test_many_latents(self):
+        for m in (512, 600, 1000):
+            with self.subTest(m=m):
+                self.assertGradients(*inputs(b=1, h=2, m=m, n=65))
+
     def test_scales(self):
         for scale in (0.25, -1.5, 0.0):
             with self.subTest(scale=scale):
