@@ -49,9 +49,11 @@ struct Options {
   std::string source, dtype, gradients, target = "native", output;
   int headDim = 0, latents = 0;
   std::string emit, dumpStages, fromStage, config;
-  bool time = false, report = false;
+  bool time = false, report = false, ragged = false, masked = false;
 
-  bool hasMixer() const { return headDim || latents || !dtype.empty(); }
+  bool hasMixer() const {
+    return headDim || latents || !dtype.empty() || ragged || masked;
+  }
 };
 
 /// Says that it still works, from the third second on.
@@ -149,6 +151,8 @@ MixerDescription description(const Options &o, const std::string &target) {
         "--dtype: '{}' is not supported; choose bf16, f16 or f32", o.dtype));
   d.target = target;
   d.configuration = o.config;
+  d.ragged = o.ragged;
+  d.masked = o.masked;
   if (o.gradients == "*")
     d.gradients = "qkv";
   else
@@ -265,6 +269,10 @@ void tool::addCompile(CLI::App &app) {
       ->check(wholeNumber(1, maxLatents));
   sub->add_option("--dtype", o->dtype,
                   "Type of q, k, v and y in memory: bf16 (without it), f16 or f32");
+  sub->add_flag("--ragged", o->ragged,
+                "Each batch has a range of the tokens: lengths, or sequences "
+                "one after the other");
+  sub->add_flag("--masked", o->masked, "A mask says which tokens there are");
   sub->add_option("--target", o->target,
                   "host, sm_80, sm_90a, sm_100a, or native: the first GPU's, "
                   "and the host's where there is none")

@@ -26,8 +26,8 @@ static std::string dump(const Json &json) {
 }
 
 std::string flarec::request(const MixerDescription &description) {
-  const auto &[headDim, latents, dtype, gradients, target, configuration] =
-      description;
+  const auto &[headDim, latents, dtype, gradients, target, configuration,
+               ragged, masked] = description;
   if (headDim < 1 || headDim > maxHeadDim)
     throw Error(fmt::format("head dim {} is not supported; choose from 1 to {} "
                             "(channels / heads)",
@@ -45,12 +45,16 @@ std::string flarec::request(const MixerDescription &description) {
     throw Error(fmt::format("gradients \"{}\" are not supported; give each of "
                             "q, k and v at most once, such as \"qkv\"",
                             gradients));
+  Json mixer = {{"head_dim", headDim},
+                {"latents", latents},
+                {"dtype", name(dtype)},
+                {"gradients", ordered}};
+  if (ragged)
+    mixer["ragged"] = true;
+  if (masked)
+    mixer["masked"] = true;
   return dump({{"version", version()},
-               {"mixer",
-                {{"head_dim", headDim},
-                 {"latents", latents},
-                 {"dtype", name(dtype)},
-                 {"gradients", ordered}}},
+               {"mixer", mixer},
                {"target", target},
                {"config", configuration}});
 }

@@ -69,6 +69,11 @@ void KernelLowering::emit(tile::StoreOp op) {
     Value valid = both(mine, lt(index, limit));
     auto &list = values;
     onlyIf(valid, [&] {
+      if (mask && t.type.getTokens()) {
+        Value there = isThere(index, valid);
+        for (auto &value : list)
+          value.second = select(there, value.second, cf(0));
+      }
       Value p = rowAddress(target, index);
       if (!d) {
         storeElement(e, list[0].second, p);

@@ -76,6 +76,8 @@ void KernelLowering::issue(const Copies &copies, Value n, Value stageBase) {
     auto copy = [&] {
       Value source = offset(c.source, mul(mul(add(n, c.tokensOn), t.strideRow), size));
       Value valid = lt(add(c.token, c.tokensOn), left);
+      if (mask && !t.type.isMask())
+        valid = both(valid, isThere(add(add(n, widen(c.token)), c.tokensOn), valid));
       Value target = offset(offset(stageBase, widen(c.target)), c.slot.offset + c.tokensOn * c.slot.rowBytes);
       if (c.chunk >= 4 && (aligned || c.slot.isVector)) {
         // Outside: zeros are written, and nothing is read at an address that may be no one's.
@@ -348,8 +350,15 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
   Registers r;
   if (s.slot.isVector) {
     Value base = offset(s.address, widen(mul(add(row, laneCoordinate(l, Axis::n)), size)));
-    for (int64_t i = 0; i < count; ++i)
-      r.push_back(load(f32(), offset(base, l.element(int(i), 0)[Axis::n] * size), 4));
+    for (int64_t i = 0; i < count; ++i) {
+      Value at = offset(base, l.element(int(i), 0)[Axis::n] * size);
+      if (!e.isInteger()) {
+        r.push_back(load(f32(), at, 4));
+        continue;
+      }
+      Value zero = arith::ConstantOp::create(b, loc, b.getI8IntegerAttr(0)); // of a mask what tile.where asks: is it not 0?
+      r.push_back(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, load(e, at, 1), zero));
+    }
     return r;
   }
   int64_t present = s.slot.slotBytes / size; // channels, whole units of 8; beyond them only padding

@@ -19,6 +19,8 @@ struct MixerDescription {
                          ///< "mixer_backward" too
   std::string target;    ///< "host", "sm_80", "sm_90a", "sm_100a"
   std::string configuration{}; ///< empty: the shipped table or the heuristic
+  bool ragged = false; ///< each batch has a range of the tokens
+  bool masked = false; ///< a mask says which tokens there are
 
   bool operator==(const MixerDescription &) const = default;
 };
