@@ -136,7 +136,7 @@ class Ops:
             given["range"] = torch.stack([first, end], 1)[:, None, None]
         if mask is not None:
             presence["masked"] = True
-            given["mask"] = (mask.expand(batch, -1) if packed else mask).to(torch.uint8)[:, None]
+            given["mask"] = (mask.expand(batch, -1) if packed else mask).to(torch.uint8)[:, None].expand(-1, q.shape[-3], -1)  # the same for all heads
 
         def rows(t):  # of all sequences for each, as the batch stride 0 says
             return (t.transpose(0, 1) if t.dim() == 3 else t).unsqueeze(0).expand(batch, *(-1,) * t.dim()) if packed else t
