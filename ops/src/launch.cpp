@@ -1,6 +1,7 @@
 //===- launch.cpp - from tensors to kernels -------------------------------===//
 #include "launch.h"
 
+#include "flarec/autotune/tables.h"
 #include "flarec/device.h"
 #include "flarec/kernels.h"
 #include "flarec/memo.h"
@@ -103,7 +104,15 @@ const Function &mixerFunction(const char *name, const Shape &shape,
   description.dtype = dtypeOf(k);
   description.gradients = gradients;
   description.target = targetOf(k.device());
-  return kernelsFor(description)->function(name);
+  // Of the sizes a table of tuned configurations may depend on.
+  bool tokensMajor = k.stride(1) <= k.stride(2);
+  autotune::Call call{.cudaDevice = k.is_cuda() ? k.get_device() : -1,
+                      .heads = shape.heads.expect_int(),
+                      .tokens = shape.batch.expect_int() *
+                                shape.tokens.expect_int(),
+                      .layout = tokensMajor ? autotune::Layout::TokensMajor
+                                            : autotune::Layout::HeadsMajor};
+  return autotune::kernelsFor(description, call)->function(name);
 }
 
 const Function &stageFunction(Stage stage, Pass pass, const Shape &shape,

@@ -45,6 +45,9 @@ public:
       const std::string &request, const std::function<std::string()> &compile,
       const std::function<std::string()> &build = [] { return ""; });
 
+  /// Whether a request's artefact is in memory.
+  bool has(const std::string &request);
+
   /// Makes an artefact of a file, say, known under its own key.
   void add(std::shared_ptr<const Artefact> artefact);
 
