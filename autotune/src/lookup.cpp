@@ -42,7 +42,7 @@ std::shared_ptr<Module> choose(MixerDescription description, const Call &call) {
   const Device &device = deviceOf(call.cudaDevice);
   // A file that was given for the description as it stands is what its user wants.
   if (device.target != description.target ||
-      Cache::process().has(request(description)))
+      Cache::process().wasAdded(request(description)))
     return flarec::kernelsFor(description);
   const Entry *entry = Database::process().find(
       device, {.dtype = description.dtype,

@@ -149,8 +149,11 @@ struct Counter {
         counts.pairs[size_t(Work::Shared)] += bytes(argument.getType());
       }
     }
-    for (Value v : p.getInits())
+    for (Value v : p.getInits()) {
       see(cast<TileType>(v.getType()).getN(), cast<TileType>(v.getType()).getM());
+      if (!isa<BlockArgument>(v)) // the stream's own are counted there
+        counts.held += bytes(v.getType());
+    }
     counts.pairsOfTile = blocksOf(rows) * blocksOf(columns);
   }
 };
