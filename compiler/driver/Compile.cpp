@@ -1,6 +1,8 @@
 // flarec_compile: from a request (docs/artefact.md, section 4) to an artefact's bytes. The C boundary of the compiler.
 #include "codegen/Codegen.h"
 #include "codegen/Ptxas.h"
+#include "driver/Configuration.h"
+#include "driver/Examine.h"
 #include "driver/Pipeline.h"
 #include "driver/Version.h"
 #include "flarec/compiler.h"
@@ -15,7 +17,6 @@
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/AsmState.h"
-#include "mlir/AsmParser/AsmParser.h"
 #include "mlir/IR/Verifier.h"
 #include "mlir/Parser/Parser.h"
 #include "mlir/Pass/PassManager.h"
@@ -85,6 +86,7 @@ struct Request {
   std::string key, source, sourceName, target, config, isa, precision, emit, dump, fromStage;
   std::string wanted; // names of arguments, separated by commas
   bool mixer = false, time = false, report = false;
+  std::optional<llvm::json::Object> examine; // candidates by function and sweep
 
   static std::string hash(StringRef text) {
     return llvm::toHex(llvm::SHA256::hash(llvm::ArrayRef((const uint8_t *)text.data(), text.size())), true);
@@ -154,6 +156,12 @@ struct Request {
       r.sourceName = "source";
     r.time = flag(*o, "time");
     r.report = flag(*o, "report");
+    if (auto *value = o->get("examine")) {
+      if (auto *candidates = value->getAsObject())
+        r.examine = *candidates;
+      else
+        refuse("the request's examine", value, "it must be an object: lists of candidates for each sweep of a function, by its name");
+    }
     if (!fault.empty())
       return error(fault);
     if (!llvm::is_contained({"", "baseline", "avx2", "avx512"}, r.isa))
@@ -331,8 +339,10 @@ struct Compiler {
       if (failed(parsePassPipeline(stages[i].passes, pm, stream)))
         return error("cannot parse the pipeline of stage " + stages[i].name + ": " + messages);
       if (stages[i].name == "tile" && !request.config.empty())
-        if (auto e = configure(*module))
+        if (auto e = configure(*module, request.config))
           return failure(llvm::toString(std::move(e)));
+      if (stages[i].name == "tile" && request.examine)
+        return examine(*module, *request.examine, request.target);
       if (failed(pm.run(*module)))
         return failure("stage " + stages[i].name + " failed");
       auto done = show(i + 1, stages[i].name, [&] {
@@ -352,24 +362,6 @@ struct Compiler {
     std::string functions = manifest.str();
     (*module)->removeAttr("flarec.manifest");
     return generate(*module, functions, stages.size());
-  }
-
-  /// A configuration given as text goes on every sweep with the same rows.
-  llvm::Error configure(ModuleOp module) {
-    Attribute a = parseAttribute(request.config, module.getContext());
-    auto config = dyn_cast_or_null<tile::ConfigAttr>(a);
-    if (!config)
-      return error("cannot read the configuration '" + request.config + "'; it must be a #tile.config<…>, as --emit sweeps prints it");
-    bool fits = false;
-    module.walk([&](flare::SweepOp sweep) {
-      auto old = dyn_cast_or_null<tile::ConfigAttr>(sweep.getConfigAttr());
-      if (old && old.getRows() != config.getRows())
-        return;
-      sweep.setConfigAttr(config);
-      fits = true;
-    });
-    return fits ? llvm::Error::success()
-                : error("the configuration is for sweeps with rows = " + flare::stringifyIndex(config.getRows()) + ", and there is none");
   }
 
   llvm::Expected<std::string> generate(ModuleOp module, StringRef functions, unsigned number) {
@@ -608,6 +600,32 @@ char *flarec_stages(const char *target, const char *gradients) {
   for (size_t i = 0; i < names.size(); ++i)
     text += names[i] + "\t" + (i < stages.size() ? stages[i].passes : "") + "\n";
   return copy(text);
+}
+
+int flarec_assemble(const char *ptx, const char *target, char **report, char **cubin, size_t *size, char **message) {
+  *report = *cubin = *message = nullptr;
+  *size = 0;
+  if (!findPtxas()) {
+    *message = copy("there is no ptxas on PATH or in $FLAREC_PTXAS");
+    return 2;
+  }
+  auto assembled = assemble(ptx, target);
+  if (!assembled) {
+    *message = copy(llvm::toString(assembled.takeError()));
+    return 1;
+  }
+  llvm::json::Array kernels, warnings;
+  for (const KernelReport &k : assembled->kernels)
+    kernels.push_back(llvm::json::Object{{"name", k.name}, {"registers", k.registers}, {"spills", k.spillStoreBytes + k.spillLoadBytes},
+                                         {"stack", k.stackFrameBytes}, {"barriers", k.barriers}});
+  for (const std::string &w : assembled->warnings)
+    warnings.push_back(w);
+  std::string text;
+  llvm::raw_string_ostream(text) << llvm::json::Value(llvm::json::Object{{"kernels", std::move(kernels)}, {"warnings", std::move(warnings)}});
+  *report = copy(text);
+  *cubin = copy(assembled->cubin);
+  *size = assembled->cubin.size();
+  return 0;
 }
 
 int flarec_opt_main(int argc, char **argv) {

@@ -2,6 +2,7 @@
 #include "launch.h"
 #include "precision.h"
 
+#include "flarec/autotune/tables.h"
 #include "flarec/device.h"
 #include "flarec/kernels.h"
 #include "flarec/memo.h"
@@ -128,7 +129,15 @@ const Function &mixerFunction(const char *name, const Shape &shape,
   description.tf32 = usesTf32(k);
   description.ragged = presence.range.defined();
   description.masked = presence.mask.defined();
-  return kernelsFor(description)->function(name);
+  // Of the sizes a table of tuned configurations may depend on.
+  bool tokensMajor = k.stride(1) <= k.stride(2);
+  autotune::Call call{.cudaDevice = k.is_cuda() ? k.get_device() : -1,
+                      .heads = shape.heads.expect_int(),
+                      .tokens = shape.batch.expect_int() *
+                                shape.tokens.expect_int(),
+                      .layout = tokensMajor ? autotune::Layout::TokensMajor
+                                            : autotune::Layout::HeadsMajor};
+  return autotune::kernelsFor(description, call)->function(name);
 }
 
 const Function &stageFunction(Stage stage, Pass pass, const Shape &shape,
