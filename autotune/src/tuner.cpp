@@ -187,7 +187,7 @@ private:
       result.sweeps.push_back(std::move(sweep));
       // The details of the best of them.
       proposals[s].clear();
-      structures[s].resize(std::min<size_t>(structures[s].size(), 24));
+      structures[s].resize(std::min<size_t>(structures[s].size(), 32));
       for (const Candidate &structure : structures[s]) {
         auto details = combinations(options.target, Knob::Detail, plain.sweeps[s],
                                     structure.configuration);
@@ -207,13 +207,35 @@ private:
                                                plain.counts[plain.own[s].counts], first, shape),
                           .fate = {}};
       sweep.candidates.push_back(heuristic);
-      for (Candidate &candidate : all[s]) {
+      for (Candidate &candidate : mixed(std::move(all[s]))) {
         if (sweep.candidates.size() == options.candidates)
           break;
         if (candidate.configuration != first)
           sweep.candidates.push_back(std::move(candidate));
       }
     }
+  }
+
+  /// The model hardly tells details of one structure apart, and sibling builds differ by more: the best of each structure comes first,
+  /// then the second of each, and so on. What is expected to be far slower comes last.
+  std::vector<Candidate> mixed(std::vector<Candidate> ranked) {
+    std::map<Configuration, size_t> taken; // of a structure
+    std::vector<std::pair<size_t, size_t>> order;
+    double limit = ranked.empty() ? 0 : 1.3 * ranked.front().predicted.seconds;
+    for (size_t i = 0; i < ranked.size(); ++i) {
+      Configuration structure;
+      for (const Knob &knob : space(options.target))
+        if (knob.kind == Knob::Structure && knob.field != "stages" && knob.field != "park")
+          if (auto it = ranked[i].configuration.find(knob.field); it != ranked[i].configuration.end())
+            structure.insert(*it);
+      size_t turn = taken[structure]++;
+      order.push_back({ranked[i].predicted.seconds > limit ? turn + 1000000 : turn, i});
+    }
+    std::stable_sort(order.begin(), order.end());
+    std::vector<Candidate> result;
+    for (auto [turn, i] : order)
+      result.push_back(std::move(ranked[i]));
+    return result;
   }
 
   using Choice = std::pair<std::string, std::string>; // field and value

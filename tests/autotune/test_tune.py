@@ -145,8 +145,8 @@ class Words(Tune):
             lines = sweep.strip().splitlines()
             self.assertTrue(lines[0].endswith("as the heuristic has it"), lines[0])
             times = [float(line.split()[0]) for line in lines]
-            self.assertEqual(times[1:], sorted(times[1:]), "in the model's order")
-            self.assertEqual(len(lines), 9)
+            self.assertEqual(times[1:], sorted(times[1:]), "in the model's order, one of each structure")
+            self.assertEqual(len(set(lines)), 9)
         self.assertFalse((self.directory / "tables").exists())
 
     def test_mistakes_are_answered(self):
