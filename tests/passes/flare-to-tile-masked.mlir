@@ -22,7 +22,8 @@
 // CHECK: } else {
 // CHECK: %[[X:.*]] = tile.mask
 // CHECK-NEXT: %[[W:.*]] = tile.where %{{.*}}, %[[X]] else 0xFF800000
-// CHECK-NEXT: tile.reduce "max" %[[W]]
+// CHECK-NEXT: tile.exceeds %[[W]]
+// CHECK: tile.reduce "max" %[[W]]
 // LAYOUT: tile.where %{{.*}}, %{{.*}} else 0.000000e+00 : <n=16, i8, #tile.layout<reg [n1, n8], lane [n2, n4, 0, 0, 0]>>
 func.func @encode(%q: !q {flare.name = "q"}, %k: !k {flare.name = "k"}, %range: !flare.tensor<d=2, i32> {flare.name = "range"},
                   %mask: !flare.tensor<n, i8> {flare.name = "mask"}, %s: f32 {flare.name = "scale"}) -> !z {
