@@ -5,6 +5,8 @@
 
 #include <c10/util/StringUtil.h>
 
+#include <limits>
+
 namespace flarec::ops {
 namespace {
 
@@ -156,6 +158,9 @@ void checkPresence(const Presence &presence, const Shape &s) {
                 "; expected Int (int32): convert with .to(torch.int32)");
     std::array<c10::SymInt, 2> expected = {s.batch, 2};
     checkShape(range, expected, "[B, 2]");
+    TORCH_CHECK(s.tokens <= std::numeric_limits<int>::max(), "flarec: ",
+                s.tokens, " tokens are more than a range, which is int32, can "
+                          "tell; use smaller batches, or a mask");
   }
   if (presence.mask.defined()) {
     Named mask{"mask", presence.mask};

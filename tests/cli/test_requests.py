@@ -54,6 +54,8 @@ class Requests(unittest.TestCase):
         self.refused(request({"dtype": "f64"}), 'dtype "f64" is not supported', "bf16")
         self.refused(request({"gradients": 1}), "gradients 1 is not supported")
         self.refused(request({"gradients": "qx"}), 'gradients "qx" is not supported', "qkv")
+        self.refused(request({"ragged": 1}), "ragged 1 is not supported", "true or false")
+        self.refused(request({"masked": "yes"}), 'masked "yes" is not supported', "true or false")
         self.refused(request(mixer={}, config=5), "config 5 is not supported; it must be a string")
         self.refused(request(mixer={}, time="yes"), 'time "yes" is not supported; it must be true or false')
         self.refused(request(mixer={}, target=90), "target 90 is not supported")

@@ -91,13 +91,14 @@ def draw(seed):
     case.dtype = rng.choice(["bf16", "f16", "f32"])
     case.gradients = rng.choice(["", "", "qkv", "q", "kv", "qv"])
     case.fields, case.config = draw_config(rng, rng.choice("mn"), host, case.m)
+    case.presence = {f: True for f in ("ragged", "masked") if not host and rng.random() < 0.2}  # tests/ops/test_masks.py runs them
     return case
 
 
 #  Compiling --------------------------------------------------------------------
 
 def compile_case(case):
-    mixer = {"head_dim": case.d, "latents": case.m, "dtype": case.dtype, "gradients": case.gradients}
+    mixer = {"head_dim": case.d, "latents": case.m, "dtype": case.dtype, "gradients": case.gradients, **case.presence}
     try:
         return artefact.read_artefact(artefact.compile_artefact(OPTIONS.compiler, {"mixer": mixer, "target": case.target, "config": case.config}))
     except artefact.Refused as refusal:

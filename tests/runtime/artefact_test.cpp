@@ -40,6 +40,25 @@ TEST(Artefact, RoundTrip) {
   EXPECT_EQ(function.kernels[1].blocksPerHead, 4);
 }
 
+TEST(Artefact, WhichTokensThereAre) {
+  Artefact artefact = sampleArtefact("abc");
+  Manifest manifest = artefact.manifest();
+  auto &tensors = manifest.functions[0].tensors;
+  tensors.insert(tensors.begin() + 2, {{.name = "range",
+                                        .index = Index::Batch,
+                                        .rows = 1,
+                                        .columns = 2,
+                                        .type = DType::I32},
+                                       {.name = "mask", .type = DType::I8}});
+  Manifest again = Manifest::parse(manifest.json());
+  EXPECT_EQ(again.json(), manifest.json());
+  EXPECT_THAT(again.json(), HasSubstr(R"({"name":"range","role":"input","index":"b","rows":1,"columns":2,"type":"i32"})"));
+  EXPECT_EQ(describe(again.functions[0].tensors[3]), "mask<n, i8>");
+  tensors[4].type = DType::I8; // a result
+  EXPECT_THAT(errorOf([&] { Manifest::parse(manifest.json()); }),
+              HasSubstr("integers and what belongs to the batch alone are inputs"));
+}
+
 TEST(Artefact, LayoutIsThePages) {
   std::string bytes = sampleArtefact().serialise();
   EXPECT_EQ(bytes.substr(0, 8), std::string("FLAREC\0\1", 8));

@@ -82,6 +82,17 @@ TEST(Sizes, PartialResultsAreBounded) {
           }
 }
 
+TEST(Sizes, ARangeBelongsToTheBatchAlone) {
+  FunctionSpec function = sampleArtefact().manifest().functions[0];
+  TensorSpec range{.name = "range",
+                   .index = Index::Batch,
+                   .rows = 1,
+                   .columns = 2,
+                   .type = DType::I32};
+  EXPECT_EQ(elements(function, range, {3, 8, 100, 1}), 6);
+  EXPECT_EQ(elements(function, range, {3, 8, 0, 1}), 6);
+}
+
 TEST(Sizes, OverflowIsAnError) {
   FunctionSpec function = sampleArtefact().manifest().functions[0];
   Sizes huge{int64_t(1) << 40, int64_t(1) << 40, 10, 1};
