@@ -588,6 +588,8 @@ private:
         if (sweep.candidates[i].fate.empty())
           runners.push_back({s, i, {}, true});
     }
+    // Artefact by artefact: the first round needs no more than one's workspace at a time.
+    std::stable_sort(runners.begin(), runners.end(), [](const Runner &a, const Runner &b) { return a.candidate < b.candidate; });
     constexpr int rounds = 25;
     double until = options.budget - 0.1 * (options.budget - secondsSince(start));
     int round = 0;
@@ -603,7 +605,10 @@ private:
         if (!r.alive)
           continue;
         SweepResult &sweep = result.sweeps[r.sweep];
-        r.samples.push_back(sample(buildOf(sweep, r.candidate), sweep.facts, round ? times[r.sweep] : 1));
+        Build &build = buildOf(sweep, r.candidate);
+        r.samples.push_back(sample(build, sweep.facts, round ? times[r.sweep] : 1));
+        if (!round && r.candidate && (k + 1 == runners.size() || runners[k + 1].candidate != r.candidate || &buildOf(result.sweeps[runners[k + 1].sweep], r.candidate) != &build))
+          build.workspaces.clear();
         say(fmt::format("measuring, round {}", round + 1).c_str(), ++done, alive, since);
       }
       clocks.push_back(bench->clock());
