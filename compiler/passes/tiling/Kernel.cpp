@@ -42,6 +42,8 @@ Value SweepBuilder::toForm(OpBuilder &at, Value t, Form form) {
 }
 
 Value SweepBuilder::latentOperand(Value v, Use use) {
+  if (host)
+    use.role = Role::Score; // one layout for all
   Value &slot = operands[{v, use.key()}];
   if (slot)
     return slot;
