@@ -80,7 +80,7 @@ std::string mixerSource(int64_t d, int64_t m, StringRef type) {
 
 struct Request {
   /// `key` is the hash of the request without the fields that only show or put in (docs/artefact.md, section 4).
-  std::string key, source, sourceName, target, config, isa, emit, dump, fromStage;
+  std::string key, source, sourceName, target, config, isa, precision, emit, dump, fromStage;
   std::string wanted; // names of arguments, separated by commas
   bool mixer = false, time = false, report = false;
 
@@ -91,7 +91,7 @@ struct Request {
   /// The request as given, byte for byte, unless it has fields beyond those that say what to compile.
   static std::string keyOf(StringRef text, const llvm::json::Object &o) {
     if (llvm::all_of(o, [](auto &field) {
-          return llvm::is_contained({"version", "mixer", "source", "gradients", "target", "config"}, field.first.str());
+          return llvm::is_contained({"version", "mixer", "source", "gradients", "precision", "target", "config"}, field.first.str());
         }))
       return hash(text);
     std::string plain;
@@ -108,7 +108,7 @@ struct Request {
         for (StringRef field : {"head_dim", "latents", "dtype", "gradients"})
           copy(*m, field);
       });
-    for (StringRef field : {"source", "gradients", "target", "config"})
+    for (StringRef field : {"source", "gradients", "precision", "target", "config"})
       copy(o, field);
     json.objectEnd();
     return hash(plain);
@@ -147,6 +147,7 @@ struct Request {
     r.fromStage = string(*o, "from_stage");
     r.sourceName = string(*o, "source_name");
     r.isa = string(*o, "isa");
+    r.precision = string(*o, "precision");
     if (r.sourceName.empty())
       r.sourceName = "source";
     r.time = flag("time");
@@ -157,6 +158,8 @@ struct Request {
       return error("unknown isa '" + r.isa + "'; use baseline, avx2 or avx512, or leave it out for all of them");
     if (!isTarget(r.target))
       return error("unknown target '" + r.target + "'; known are host, sm_80, sm_90a and sm_100a");
+    if (auto *precision = o->get("precision"); precision && (r.precision != "tf32" || r.target == "host"))
+      return error(llvm::formatv("precision {0} for {1} is not supported; use \"tf32\" for a GPU, or leave it out for f32's own", *precision, r.target).str());
     if (auto *mixer = o->get("mixer")) {
       auto *m = mixer->getAsObject();
       if (!m)
@@ -170,6 +173,8 @@ struct Request {
         refuse("the number of latents", m->get("latents"), "use 1 to 4096 as latents");
       if (!llvm::is_contained({"bf16", "f16", "f32"}, type))
         refuse("dtype", m->get("dtype"), "use \"bf16\", \"f16\" or \"f32\"");
+      if (!r.precision.empty() && type != "f32")
+        refuse("precision", o->get("precision"), "it is for dtype \"f32\"; leave it out");
       if (gradients.find_first_not_of("qkv") != StringRef::npos || (wanted && !wanted->getAsString()))
         refuse("gradients", wanted, "use some of \"qkv\"");
       if (!fault.empty())
@@ -257,7 +262,7 @@ struct Compiler {
 
   llvm::Expected<std::string> run() {
     registerPasses();
-    PipelineOptions options{request.target, request.mixer || !request.wanted.empty(), request.wanted};
+    PipelineOptions options{request.target, request.mixer || !request.wanted.empty(), request.wanted, request.precision};
     std::vector<Stage> stages = pipeline(options);
     std::vector<std::string> names = stageNames(stages, request.target);
     if (!request.emit.empty() && !llvm::is_contained(names, request.emit))
@@ -594,7 +599,7 @@ const char *flarec_version(void) { return flarecVersion(); }
 char *flarec_stages(const char *target, const char *gradients) {
   if (!isTarget(target))
     return nullptr;
-  std::vector<Stage> stages = pipeline({target, gradients != nullptr, gradients ? gradients : ""});
+  std::vector<Stage> stages = pipeline({target, gradients != nullptr, gradients ? gradients : "", ""});
   std::vector<std::string> names = Compiler::stageNames(stages, target);
   std::string text;
   for (size_t i = 0; i < names.size(); ++i)

@@ -49,7 +49,7 @@ struct Options {
   std::string source, dtype, gradients, target = "native", output;
   int headDim = 0, latents = 0;
   std::string emit, dumpStages, fromStage, config;
-  bool time = false, report = false;
+  bool tf32 = false, time = false, report = false;
 
   bool hasMixer() const { return headDim || latents || !dtype.empty(); }
 };
@@ -149,6 +149,7 @@ MixerDescription description(const Options &o, const std::string &target) {
         "--dtype: '{}' is not supported; choose bf16, f16 or f32", o.dtype));
   d.target = target;
   d.configuration = o.config;
+  d.tf32 = o.tf32;
   if (o.gradients == "*")
     d.gradients = "qkv";
   else
@@ -176,7 +177,8 @@ std::string makeRequest(const Options &o, const std::string &target) {
           o.fromStage));
     std::string path = o.source.empty() ? o.fromStage : o.source;
     json = Json::parse(request(
-        readText(path, o.source.empty() ? "the stage" : "the source"), target));
+        readText(path, o.source.empty() ? "the stage" : "the source"), target,
+        "", o.tf32));
     json["config"] = o.config;
     if (!o.gradients.empty())
       json["gradients"] = o.gradients;
@@ -265,6 +267,9 @@ void tool::addCompile(CLI::App &app) {
       ->check(wholeNumber(1, maxLatents));
   sub->add_option("--dtype", o->dtype,
                   "Type of q, k, v and y in memory: bf16 (without it), f16 or f32");
+  sub->add_flag("--tf32", o->tf32,
+                "f32 on a GPU: products in TF32, as where PyTorch's "
+                "allow_tf32 is set");
   sub->add_option("--target", o->target,
                   "host, sm_80, sm_90a, sm_100a, or native: the first GPU's, "
                   "and the host's where there is none")

@@ -1,5 +1,6 @@
 //===- launch.cpp - from tensors to kernels -------------------------------===//
 #include "launch.h"
+#include "precision.h"
 
 #include "flarec/device.h"
 #include "flarec/kernels.h"
@@ -20,14 +21,7 @@ TensorRef reference(const at::Tensor &t, const void *data, bool shared) {
 
 const std::string &targetOf(const at::Device &device) {
   static const std::string host = "host";
-  if (device.is_cpu())
-    return host;
-  const DeviceFacts &facts = deviceFacts(device.index());
-  TORCH_CHECK(facts.major >= 8, "flarec: ", facts.name, " (", device,
-              ") has compute capability ", facts.major, ".", facts.minor,
-              "; the kernels need 8.0 or more: use the CPU, or PyTorch's "
-              "scaled_dot_product_attention on this device");
-  return deviceTarget(device.index());
+  return device.is_cpu() ? host : deviceTarget(device.index());
 }
 
 DType dtypeOf(const at::Tensor &t) {
@@ -41,6 +35,10 @@ DType dtypeOf(const at::Tensor &t) {
   }
 }
 
+bool usesTf32(const at::Tensor &k) {
+  return !k.is_cpu() && k.scalar_type() == at::kFloat && allowsTf32();
+}
+
 /// PyTorch's own threads. A block is much work: no grain size.
 void parallelFor(int64_t count,
                  const std::function<void(int64_t, int64_t)> &body) {
@@ -52,10 +50,11 @@ void parallelFor(int64_t count,
 std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
                                     int64_t latents, DType dtype,
                                     const std::string &gradients,
-                                    const std::string &target) {
+                                    const std::string &target, bool tf32) {
   static auto &memo = *new Memo<std::string>; // as long as the process
   std::string key = target;
-  for (int64_t part : {int64_t(stage), headDim, latents, int64_t(dtype)})
+  for (int64_t part : {int64_t(stage), headDim, latents, int64_t(dtype),
+                       int64_t(tf32)})
     key += std::to_string(part) += ' ';
   key += gradients;
   return memo.get(key, [&] {
@@ -64,7 +63,7 @@ std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
       (names += names.empty() ? "" : ",") += letter;
     std::string text =
         sourceOf(stage, headDim, latents, std::string(name(dtype)));
-    return kernelsFor(request(text, target, names));
+    return kernelsFor(request(text, target, names, tf32));
   });
 }
 
@@ -103,6 +102,7 @@ const Function &mixerFunction(const char *name, const Shape &shape,
   description.dtype = dtypeOf(k);
   description.gradients = gradients;
   description.target = targetOf(k.device());
+  description.tf32 = usesTf32(k);
   return kernelsFor(description)->function(name);
 }
 
@@ -114,7 +114,7 @@ const Function &stageFunction(Stage stage, Pass pass, const Shape &shape,
     name += pass == Pass::Forward ? "_forward" : "_backward";
   return stageModule(stage, shape.headDim.expect_int(),
                      shape.latents.expect_int(), dtypeOf(k), gradients,
-                     targetOf(k.device()))
+                     targetOf(k.device()), usesTf32(k))
       ->function(name);
 }
 

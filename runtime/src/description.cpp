@@ -25,9 +25,19 @@ static std::string dump(const Json &json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+/// What requests of both kinds end in.
+static Json finish(Json json, const std::string &target,
+                   const std::string &configuration, bool tf32) {
+  if (tf32) // else the field is not there: keys without it stay what they were
+    json["precision"] = "tf32";
+  json["target"] = target;
+  json["config"] = configuration;
+  return json;
+}
+
 std::string flarec::request(const MixerDescription &description) {
-  const auto &[headDim, latents, dtype, gradients, target, configuration] =
-      description;
+  const auto &[headDim, latents, dtype, gradients, target, configuration,
+               tf32] = description;
   if (headDim < 1 || headDim > maxHeadDim)
     throw Error(fmt::format("head dim {} is not supported; choose from 1 to {} "
                             "(channels / heads)",
@@ -45,24 +55,25 @@ std::string flarec::request(const MixerDescription &description) {
     throw Error(fmt::format("gradients \"{}\" are not supported; give each of "
                             "q, k and v at most once, such as \"qkv\"",
                             gradients));
-  return dump({{"version", version()},
+  if (tf32 && (dtype != DType::F32 || target == "host"))
+    throw Error(fmt::format("TF32 is a precision of f32 on a GPU; leave it out "
+                            "for {} on {}",
+                            name(dtype), target));
+  Json json = {{"version", version()},
                {"mixer",
                 {{"head_dim", headDim},
                  {"latents", latents},
                  {"dtype", name(dtype)},
-                 {"gradients", ordered}}},
-               {"target", target},
-               {"config", configuration}});
+                 {"gradients", ordered}}}};
+  return dump(finish(std::move(json), target, configuration, tf32));
 }
 
 std::string flarec::request(const std::string &source,
                             const std::string &target,
-                            const std::string &gradients) {
+                            const std::string &gradients, bool tf32) {
   checkTargetName(target);
   Json json = {{"version", version()}, {"source", source}};
   if (!gradients.empty())
     json["gradients"] = gradients;
-  json["target"] = target;
-  json["config"] = "";
-  return dump(json);
+  return dump(finish(std::move(json), target, "", tf32));
 }

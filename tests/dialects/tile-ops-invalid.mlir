@@ -242,9 +242,9 @@ func.func @max_norm(%o: !flare.tensor<n, d=8, bf16>) {
 
 // -----
 
-func.func @bounded(%s: !tile.stage<n=64, f32>, %i: index, %f: f32) {
-  // expected-error @+1 {{takes staged rows with channels, not '!tile.stage<n=64, f32>'}}
-  %z = tile.bounded %s at %i factor %f limit 60.0 : !tile.stage<n=64, f32>
+func.func @bounded(%s: !tile.stage<n=64, bf16>, %i: index, %f: f32) {
+  // expected-error @+1 {{takes staged rows with channels, or numbers in f32, not '!tile.stage<n=64, bf16>'}}
+  %z = tile.bounded %s at %i factor %f limit 60.0 : !tile.stage<n=64, bf16>
   return
 }
 

@@ -63,6 +63,11 @@ private:
            size_t firstSymbol);
   Call bind(const Sizes &sizes, std::span<const TensorRef> tensors,
             std::span<const float> scalars, void *workspace) const;
+  /// Calls body(sizes, tensors) for so many heads at a time as the workspace has
+  /// room for (headsAtOnce).
+  template <typename Body>
+  void inRounds(const Sizes &sizes, std::span<const TensorRef> tensors,
+                const Body &body) const;
   size_t chooseSymbol(const KernelSpec &kernel, size_t index,
                       const Call &call) const;
 
