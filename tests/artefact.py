@@ -111,7 +111,7 @@ def grid(function, kernel, sizes):
 
 
 def rows(tensor, sizes):
-    return sizes[2] if tensor["index"] == "n" else tensor["rows"]
+    return sizes[2] if tensor["index"] == "n" else tensor["rows"]  # of the batch alone: 1
 
 
 def shape(function, tensor, sizes):

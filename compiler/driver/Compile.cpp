@@ -66,13 +66,15 @@ DialectRegistry &registry() {
 llvm::Error error(const llvm::Twine &t) { return llvm::createStringError(t.str()); }
 
 /// The mixer's source for a description.
-std::string mixerSource(int64_t d, int64_t m, StringRef type) {
+std::string mixerSource(int64_t d, int64_t m, StringRef type, bool ragged, bool masked) {
   std::string q = ("!flare.tensor<m=" + llvm::Twine(m) + ", d=" + llvm::Twine(d) + ", " + type + ">").str();
   std::string n = ("!flare.tensor<n, d=" + llvm::Twine(d) + ", " + type + ">").str();
   std::string z = ("!flare.tensor<m=" + llvm::Twine(m) + ", d=" + llvm::Twine(d) + ", f32>").str();
   std::string l = ("!flare.tensor<m=" + llvm::Twine(m) + ", f32>").str();
-  return "func.func @mixer(%q: " + q + " {flare.name = \"q\"}, %k: " + n + " {flare.name = \"k\"}, %v: " + n +
-         " {flare.name = \"v\"}, %scale: f32 {flare.name = \"scale\"}) -> " + n + " {\n" +
+  std::string presence = std::string(ragged ? ", %range: !flare.tensor<d=2, i32> {flare.name = \"range\"}" : "") +
+                         (masked ? ", %mask: !flare.tensor<n, i8> {flare.name = \"mask\"}" : "");
+  return "func.func @mixer(%q: " + q + " {flare.name = \"q\"}, %k: " + n + " {flare.name = \"k\"}, %v: " + n + " {flare.name = \"v\"}" + presence +
+         ", %scale: f32 {flare.name = \"scale\"}) -> " + n + " {\n" +
          "  %z, %lse_encode = flare.encode %q, %k, %v scale %scale : " + q + ", " + n + ", " + n + " -> " + z + ", " + l + "\n" +
          "  %y, %lse_decode = flare.decode %k, %q, %z scale %scale : " + n + ", " + q + ", " + z + " -> " + n +
          ", !flare.tensor<n, f32>\n  return %y : " + n + "\n}\n";
@@ -105,7 +107,7 @@ struct Request {
     copy(o, "version");
     if (auto *m = o.getObject("mixer"))
       json.attributeObject("mixer", [&] {
-        for (StringRef field : {"head_dim", "latents", "dtype", "gradients"})
+        for (StringRef field : {"head_dim", "latents", "dtype", "gradients", "ragged", "masked"})
           copy(*m, field);
       });
     for (StringRef field : {"source", "gradients", "precision", "target", "config"})
@@ -134,8 +136,8 @@ struct Request {
         refuse("the request's " + field, value, "it must be a string");
       return value ? value->getAsString().value_or("").str() : "";
     };
-    auto flag = [&](StringRef field) {
-      const llvm::json::Value *value = o->get(field);
+    auto flag = [&](const llvm::json::Object &from, StringRef field) {
+      const llvm::json::Value *value = from.get(field);
       if (value && !value->getAsBoolean())
         refuse("the request's " + field, value, "it must be true or false");
       return value && value->getAsBoolean().value_or(false);
@@ -150,8 +152,8 @@ struct Request {
     r.precision = string(*o, "precision");
     if (r.sourceName.empty())
       r.sourceName = "source";
-    r.time = flag("time");
-    r.report = flag("report");
+    r.time = flag(*o, "time");
+    r.report = flag(*o, "report");
     if (!fault.empty())
       return error(fault);
     if (!llvm::is_contained({"", "baseline", "avx2", "avx512"}, r.isa))
@@ -177,12 +179,13 @@ struct Request {
         refuse("precision", o->get("precision"), "it is for dtype \"f32\"; leave it out");
       if (gradients.find_first_not_of("qkv") != StringRef::npos || (wanted && !wanted->getAsString()))
         refuse("gradients", wanted, "use some of \"qkv\"");
+      bool ragged = flag(*m, "ragged"), masked = flag(*m, "masked");
       if (!fault.empty())
         return error(fault);
       for (char c : gradients)
         r.wanted += (r.wanted.empty() ? "" : ",") + std::string(1, c);
       r.mixer = true;
-      r.source = mixerSource(d, latents, type);
+      r.source = mixerSource(d, latents, type, ragged, masked);
     } else if (o->get("source")) {
       r.source = string(*o, "source");
       r.wanted = string(*o, "gradients");

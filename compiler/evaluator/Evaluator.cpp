@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <numbers>
+#include <optional>
 
 using namespace mlir;
 using namespace flarec;
@@ -125,6 +126,8 @@ public:
     for (auto [v, a] : llvm::zip(f.getArguments(), arguments))
       if (failed(bind(f, v, a)))
         return failure();
+    if (failed(findPresent(f)))
+      return failure();
     Block &body = f.getBody().front();
     if (failed(run(body)))
       return failure();
@@ -138,6 +141,44 @@ private:
   EvaluatorOptions options;
   DenseMap<Value, Dense> values;
   int64_t tokens = -1;
+  std::optional<Dense> present; // [b, n]: 1 where a token is there; none: all are
+
+  /// From the arguments of integers (dialects/flare/FlareDialect.td).
+  LogicalResult findPresent(func::FuncOp f) {
+    for (Value v : f.getArguments()) {
+      auto t = dyn_cast<FlareTensorType>(v.getType());
+      if (!t || (!t.isRange() && !t.isMask()))
+        continue;
+      const Dense &given = values[v];
+      Dense all;
+      all.extent[atN] = std::max<int64_t>(0, tokens);
+      all.carries[atN] = true;
+      all.data.assign(all.extent[atN], 1.0);
+      Space space({&given, present ? &*present : &all});
+      if (given.extent[1] != 1 || !space.agree)
+        return f.emitError() << "argument of type " << t << " has not the batch of the other, or not 1 as the number of heads";
+      Dense r = space.value(atD);
+      int64_t n = r.extent[atN];
+      for (int64_t i = 0; i < int64_t(r.data.size()); ++i) {
+        int64_t b = i / n, known = present ? (present->extent[0] == 1 ? i % n : i) : -1;
+        int64_t of = given.extent[0] == 1 ? 0 : b;
+        bool there = t.isMask() ? given.data[of * n + i % n] != 0 : given.data[2 * of] <= i % n && i % n < given.data[2 * of + 1];
+        r.data[i] = there && (known < 0 || present->data[known] != 0);
+      }
+      present = std::move(r);
+    }
+    return success();
+  }
+
+  /// x with `fill` for tokens that are not there, whatever they were.
+  Dense ofPresent(const Dense &x, double fill) {
+    if (!present || !x.carries[atN])
+      return x;
+    Space space({&x, &*present});
+    Dense r = space.value();
+    space.each(x, *present, r, [&](int64_t i, int64_t p, int64_t k) { r.data[k] = present->data[p] ? x.data[i] : fill; });
+    return r;
+  }
 
   LogicalResult bind(func::FuncOp f, BlockArgument v, const Array &a) {
     auto wrong = [&](const std::string &what) {
@@ -173,7 +214,7 @@ private:
   }
 
   Array store(Value v) {
-    const Dense &d = values[v];
+    Dense d = ofPresent(values[v], 0);
     Array a;
     if (isa<FlareTensorType>(v.getType())) {
       a.shape = {d.extent[0], d.extent[1]};
@@ -213,7 +254,7 @@ private:
   }
 
   LogicalResult contract(Operation &op, Value a, Value b, Index over) {
-    const Dense &x = values[a], &y = values[b];
+    Dense x = over == Index::n ? ofPresent(values[a], 0) : values[a], y = over == Index::n ? ofPresent(values[b], 0) : values[b];
     Space space({&x, &y});
     if (!space.agree)
       return op.emitError("operands differ in B, H or the number of tokens");
@@ -224,8 +265,13 @@ private:
   }
 
   /// out[j] = Σ_i softmax_i(x·unit) v[i], lse[j] in units of 1/unit, for scores x in base e^unit.
-  LogicalResult attend(Operation &op, const Dense &x, const Dense &v, Index over, double unit) {
+  LogicalResult attend(Operation &op, Dense x, Dense v, Index over, double unit) {
     int i = axisOf(over);
+    bool some = over == Index::n && present.has_value();
+    if (some) {
+      x = ofPresent(x, -std::numeric_limits<double>::infinity());
+      v = ofPresent(v, 0);
+    }
     Space scores({&x});
     Dense top = scores.value(i), sum = top, lse = top;
     std::fill(top.data.begin(), top.data.end(), -std::numeric_limits<double>::infinity());
@@ -235,12 +281,15 @@ private:
     });
     Dense weight = x;
     scores.each(x, weight, top, [&](int64_t p, int64_t w, int64_t t) {
-      weight.data[w] = std::exp(unit * (x.data[p] - top.data[t]));
+      bool none = some && x.data[p] == top.data[t] && std::isinf(top.data[t]) && top.data[t] < 0; // no token at all
+      weight.data[w] = none ? 0 : std::exp(unit * (x.data[p] - top.data[t]));
       sum.data[t] += weight.data[w];
     });
     for (size_t t = 0; t < lse.data.size(); ++t)
       lse.data[t] = std::log(sum.data[t]) / unit + top.data[t];
     scores.each(x, weight, sum, [&](int64_t, int64_t w, int64_t t) { weight.data[w] /= sum.data[t]; });
+    if (some)
+      weight = ofPresent(weight, 0);
     Space space({&weight, &v});
     if (!space.agree)
       return op.emitError("operands differ in B, H or the number of tokens");
@@ -307,7 +356,7 @@ private:
         .Case([&](flarec::flare::SumOp o) {
           Dense one;
           one.data = {1.0};
-          const Dense &x = values[o.getA()];
+          Dense x = o.getOver() == Index::n ? ofPresent(values[o.getA()], 0) : values[o.getA()];
           Space space({&x});
           Dense r = space.value(axisOf(o.getOver()));
           space.each(x, one, r, [&](int64_t i, int64_t, int64_t k) { r.data[k] += x.data[i]; });

@@ -32,6 +32,9 @@ struct EvaluatorOptions {
 
 /// Runs a function. On wrong arguments or an op it does not know: a diagnostic at the op.
 ///
+/// Where arguments of integers say which tokens there are (their H is 1), reductions over n leave the others out, and the others are 0 in
+/// results. Packed sequences, a range of the same tokens for each batch, have B = 1; results then have a batch for each range.
+///
 /// The f32 constants that stand for log2(e) and ln(2) are taken for what they stand for; otherwise their rounding
 /// (1e-8) would hide mistakes of that size.
 mlir::FailureOr<std::vector<Array>> evaluate(mlir::func::FuncOp function, llvm::ArrayRef<Array> arguments,

@@ -58,7 +58,7 @@ struct Propagation {
 
   static bool isElementwise(Operation *op) {
     return isa<tile::AddOp, tile::SubOp, tile::MulOp, tile::MaxOp, tile::NegOp, tile::Exp2Op, tile::Log2Op, tile::RcpOp, tile::CastOp,
-               tile::ScaleOp, tile::SplitOp, tile::MaskOp>(op);
+               tile::ScaleOp, tile::SplitOp, tile::MaskOp, tile::WhereOp>(op);
   }
 
   void elementwise(Operation *op, TileType from, const Layout &l) {

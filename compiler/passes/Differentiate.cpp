@@ -22,6 +22,8 @@ using namespace flarec::flare;
 namespace {
 
 bool isTensor(Value v) { return isa<FlareTensorType>(v.getType()); }
+/// Not of integers, which say what tokens there are.
+bool isOfNumbers(Value v) { return isTensor(v) && !cast<FlareTensorType>(v.getType()).getElement().isInteger(); }
 bool isStorable(Value v) { return isTensor(v) && !cast<FlareTensorType>(v.getType()).isPair(); }
 
 /// Results that cost a pass over tokens or latents: saved rather than computed again.
@@ -233,7 +235,7 @@ struct Differentiate : flarec::impl::DifferentiateBase<Differentiate> {
     SmallVector<StringRef> list;
     StringRef(wanted).split(list, ',', -1, false);
     for (auto [i, a] : llvm::enumerate(f.getArguments()))
-      want.push_back(isTensor(a) && (wanted == "*" || llvm::is_contained(list, StringRef(argNames[i]))));
+      want.push_back((isOfNumbers(a) && wanted == "*") || (isTensor(a) && llvm::is_contained(list, StringRef(argNames[i]))));
     if (wanted != "*")
       for (StringRef w : list)
         if (!llvm::is_contained(argNames, w))

@@ -161,7 +161,7 @@ struct Rules {
   /// Sizes and types that kernels take.
   bool sizes() {
     auto tokens = tokensRead(sweep);
-    if (tokens.empty()) {
+    if (llvm::all_of(tokens, [](Value v) { return typeOf(v).isMask(); })) {
       why << "it reads no tokens";
       return false;
     }
@@ -178,6 +178,8 @@ struct Rules {
       int64_t channels = typeOf(v).getChannels();
       if (!ok)
         break;
+      if (e.isInteger())
+        continue; // a mask
       if (bytesOf(e) > 4) {
         why << "it reads tokens of type " << e << "; kernels take f32, bf16 and f16";
         ok = false;

@@ -52,7 +52,7 @@ struct ProgramBuilder {
       return a ? a.str() : (result ? "result" : "arg") + std::to_string(i);
     };
     for (auto [i, a] : llvm::enumerate(func.getArguments()))
-      if (typeOf(a) && !isTokens(a) && !isLatents(a))
+      if (typeOf(a) && !isTokens(a) && !isLatents(a) && !typeOf(a).isRange())
         return func.emitError() << "argument " << i << " is " << a.getType() << "; tensors in memory are of tokens or of latents";
     if (sweeps.empty())
       return func.emitError("returns nothing that depends on tokens, so it has no kernels");

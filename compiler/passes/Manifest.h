@@ -23,8 +23,8 @@ public:
         scalars.push_back(json::Object{{"name", text("name")}, {"type", "f32"}});
         continue;
       }
-      json::Object o{{"name", text("name")}, {"role", text("role")}, {"index", t.getTokens() ? "n" : "m"},
-                     {"rows", t.getTokens() ? -1 : t.getLatents()}, {"columns", t.getChannels()}, {"type", typeName(t.getElement())}};
+      json::Object o{{"name", text("name")}, {"role", text("role")}, {"index", t.getTokens() ? "n" : t.isRange() ? "b" : "m"},
+                     {"rows", t.getTokens() ? -1 : t.isRange() ? 1 : t.getLatents()}, {"columns", t.getChannels()}, {"type", typeName(t.getElement())}};
       if (auto s = dict.getAs<mlir::IntegerAttr>("sweep"))
         o["sweep"] = s.getInt();
       if (dict.get("reduced"))
@@ -81,7 +81,11 @@ public:
   }
 
 private:
-  static llvm::StringRef typeName(mlir::Type t) { return t.isF32() ? "f32" : t.isBF16() ? "bf16" : t.isF16() ? "f16" : "f64"; }
+  static llvm::StringRef typeName(mlir::Type t) {
+    if (t.isInteger())
+      return t.isInteger(8) ? "i8" : "i32";
+    return t.isF32() ? "f32" : t.isBF16() ? "bf16" : t.isF16() ? "f16" : "f64";
+  }
 
   mlir::OpBuilder &b;
   llvm::json::Array functions, sweeps, kernels;

@@ -74,6 +74,12 @@ struct TileToHost : flarec::impl::TileToHostBase<TileToHost> {
         l.numbers[a] = slot(l.f32());
     l.scratch = entry->getArgument(2);
     l.identify(entry->getArgument(1));
+    for (BlockArgument a : args.getArguments())
+      if (auto t = dyn_cast<FlareTensorType>(a.getType()); t && l.config && t.isRange())
+        l.keepToRange(l.tensors[a]);
+    for (BlockArgument a : args.getArguments()) // as its range has it
+      if (auto t = dyn_cast<FlareTensorType>(a.getType()); t && t.isMask())
+        l.mask = l.tensors[a];
     l.withoutDenormals([&] { l.config ? l.sweepKernel() : l.mergeKernel(); });
     if (failed(l.status))
       return failure();

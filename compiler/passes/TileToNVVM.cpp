@@ -65,6 +65,30 @@ void KernelLowering::identify() {
   head = min(h, add(heads, -1));
 }
 
+// Whatever the range says, nothing outside of the N rows is read or written.
+void KernelLowering::keepToRange() {
+  Value p = offset(range->pointer, mul(mul(batch, range->strideB), 4));
+  auto bound = [&](int64_t i, Value least) {
+    Value given = arith::ExtSIOp::create(b, loc, b.getI64Type(), load(i32(), offset(p, 4 * i), 4));
+    return max(min(given, tokens), least);
+  };
+  Value first = bound(0, c64(0)), end = bound(1, first);
+  for (Value a : program.getRegion().getArguments())
+    if (auto it = tensors.find(a); it != tensors.end() && it->second.type.getTokens()) {
+      Tensor &t = it->second;
+      t.pointer = offset(t.pointer, mul(mul(first, t.strideRow), bytesOf(t.type.getElement())));
+    }
+  if (mask) // what isThere reads where it need not ask: the first row of all
+    maskRow = offset(mask->pointer, mul(first, mask->strideRow));
+  tokens = sub(end, first);
+}
+
+Value KernelLowering::isThere(Value n, Value valid) {
+  Value row = offset(maskRow, add(mul(batch, mask->strideB), mul(n, mask->strideRow)));
+  Value byte = load(b.getI8Type(), select(valid, row, mask->pointer), 1);
+  return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, byte, arith::ConstantOp::create(b, loc, b.getI8IntegerAttr(0)));
+}
+
 int64_t KernelLowering::mergeBlocks() {
   int64_t latents = 1;
   kernel.walk([&](tile::StoreOp s) { latents = s.getTensor().getType().getLatents(); });
@@ -87,7 +111,7 @@ void KernelLowering::lowerBlock(Block &block) {
 void KernelLowering::lower(Operation *op) {
   TypeSwitch<Operation *>(op)
       .Case<tile::LoadOp, tile::ReadOp, tile::StoreOp, tile::MergeOp, tile::MergeSumOp, tile::MaxNormOp, tile::BoundedOp, tile::StreamOp,
-            tile::PairsOp, tile::StashOp, tile::ContractOp, tile::SumOp, tile::TotalOp, tile::ReduceOp, tile::SplitOp, tile::MaskOp,
+            tile::PairsOp, tile::StashOp, tile::ContractOp, tile::SumOp, tile::TotalOp, tile::ReduceOp, tile::SplitOp, tile::MaskOp, tile::WhereOp,
             tile::CastOp, tile::ConstantOp, tile::BroadcastOp, tile::ScaleOp, tile::Exp2Op, tile::ExceedsOp, scf::IfOp>([&](auto o) { emit(o); })
       .Case([&](tile::AddOp o) { binary(o, [&](Value x, Value y) { return fadd(x, y); }); })
       // Not fused with a product: x - max would keep what rounding x took away, which from |x| = 2^31 on overflows its exponential.
@@ -200,6 +224,15 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
         l.numbers[a] = entry->getArgument(next++);
     l.shared = LLVM::AddressOfOp::create(l.b, loc, LLVM::LLVMPointerType::get(b.getContext(), 3), "flarec_shared");
     l.identify();
+    for (auto &[a, t] : l.tensors)
+      if (t.type.isMask()) {
+        l.mask = t;
+        l.maskRow = t.pointer;
+      } else if (t.type.isRange()) {
+        l.range = t;
+      }
+    if (l.range && kernel.getKind() == "sweep")
+      l.keepToRange();
     Value first = kernel.getKind() == "merge" ? l.mul(l.rowGroup, 32)
                   : kernel.getConfigAttr().getRows() == Index::m
                       ? l.mul(l.add(l.mul(l.rowGroup, kernel.getConfigAttr().getWorkers()), l.widen(l.worker)), kernel.getConfigAttr().getWorkerRows())

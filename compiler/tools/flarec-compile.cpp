@@ -49,9 +49,11 @@ struct Options {
   std::string source, dtype, gradients, target = "native", output;
   int headDim = 0, latents = 0;
   std::string emit, dumpStages, fromStage, config;
-  bool tf32 = false, time = false, report = false;
+  bool tf32 = false, time = false, report = false, ragged = false, masked = false;
 
-  bool hasMixer() const { return headDim || latents || !dtype.empty(); }
+  bool hasMixer() const {
+    return headDim || latents || !dtype.empty() || ragged || masked;
+  }
 };
 
 /// Says that it still works, from the third second on.
@@ -150,6 +152,8 @@ MixerDescription description(const Options &o, const std::string &target) {
   d.target = target;
   d.configuration = o.config;
   d.tf32 = o.tf32;
+  d.ragged = o.ragged;
+  d.masked = o.masked;
   if (o.gradients == "*")
     d.gradients = "qkv";
   else
@@ -270,6 +274,10 @@ void tool::addCompile(CLI::App &app) {
   sub->add_flag("--tf32", o->tf32,
                 "f32 on a GPU: products in TF32, as where PyTorch's "
                 "allow_tf32 is set");
+  sub->add_flag("--ragged", o->ragged,
+                "Each batch has a range of the tokens: lengths, or sequences "
+                "one after the other");
+  sub->add_flag("--masked", o->masked, "A mask says which tokens there are");
   sub->add_option("--target", o->target,
                   "host, sm_80, sm_90a, sm_100a, or native: the first GPU's, "
                   "and the host's where there is none")

@@ -73,6 +73,13 @@ LogicalResult FlareTensorType::verify(function_ref<InFlightDiagnostic()> error, 
   if (latents < 0 || channels < 0)
     return error() << "a tensor has at least one latent and one channel, got m=" << latents
                    << ", d=" << channels;
+  if (element.isInteger()) {
+    bool range = element.isInteger(32) && !tokens && !latents && channels == 2;
+    bool mask = element.isInteger(8) && tokens && !latents && !channels;
+    if (!range && !mask)
+      return error() << "integers say which tokens there are: use !flare.tensor<d=2, i32> for a range, !flare.tensor<n, i8> for a mask";
+    return success();
+  }
   if (!element.isF32() && !element.isBF16() && !element.isF16() && !element.isF64())
     return error() << "element type " << element << " is not one of f16, bf16, f32, f64";
   return success();

@@ -8,6 +8,10 @@ include "mlir/Interfaces/SideEffectInterfaces.td"
 include "mlir/Interfaces/InferTypeOpInterface.td"
 include "mlir/Interfaces/ControlFlowInterfaces.td"
 
+/// Integers say which tokens there are; nothing is computed with them.
+def Flare_Tensor : ConfinedType<Flare_TensorType,
+    [CPred<"!::llvm::cast<::flarec::flare::FlareTensorType>($_self).getElement().isInteger()">], "a flare tensor of floating-point numbers">;
+
 class Flare_Op<string mnemonic, list<Trait> traits = []>
     : Op<Flare_Dialect, mnemonic, traits> {
   let hasVerifier = 1;
@@ -40,15 +44,27 @@ def Flare_EncodeOp : Flare_MathOp<"encode"> {
       return %z, %lse : !flare.tensor<m=4, d=8, f32>, !flare.tensor<m=4, f32>
     }
     ```
+
+    Of the tokens that are in the batch's range, and there by the mask:
+
+    ```mlir
+    func.func @ragged(%q: !flare.tensor<m=4, d=8, f32>, %k: !flare.tensor<n, d=8, f32>, %v: !flare.tensor<n, d=8, f32>,
+                      %range: !flare.tensor<d=2, i32>, %mask: !flare.tensor<n, i8>, %s: f32) -> !flare.tensor<m=4, d=8, f32> {
+      %z, %lse = flare.encode %q, %k, %v scale %s
+          : !flare.tensor<m=4, d=8, f32>, !flare.tensor<n, d=8, f32>, !flare.tensor<n, d=8, f32>
+          -> !flare.tensor<m=4, d=8, f32>, !flare.tensor<m=4, f32>
+      return %z : !flare.tensor<m=4, d=8, f32>
+    }
+    ```
   }];
   let arguments = (ins
-    Arg<Flare_TensorType, "latent queries [m,d]">:$q,
-    Arg<Flare_TensorType, "keys [n,d]">:$k,
-    Arg<Flare_TensorType, "values [n,d]">:$v,
+    Arg<Flare_Tensor, "latent queries [m,d]">:$q,
+    Arg<Flare_Tensor, "keys [n,d]">:$k,
+    Arg<Flare_Tensor, "values [n,d]">:$v,
     Arg<F32, "s, any finite number">:$scale);
   let results = (outs
-    Res<Flare_TensorType, "latent values [m,d]">:$z,
-    Res<Flare_TensorType, "natural log-sum-exp [m]">:$lse);
+    Res<Flare_Tensor, "latent values [m,d]">:$z,
+    Res<Flare_Tensor, "natural log-sum-exp [m]">:$lse);
   let assemblyFormat = [{
     $q `,` $k `,` $v `scale` $scale attr-dict `:`
     type($q) `,` type($k) `,` type($v) `->` type($z) `,` type($lse)
@@ -77,13 +93,13 @@ def Flare_DecodeOp : Flare_MathOp<"decode"> {
     ```
   }];
   let arguments = (ins
-    Arg<Flare_TensorType, "keys [n,d]">:$k,
-    Arg<Flare_TensorType, "latent queries [m,d]">:$q,
-    Arg<Flare_TensorType, "latent values [m,d]">:$z,
+    Arg<Flare_Tensor, "keys [n,d]">:$k,
+    Arg<Flare_Tensor, "latent queries [m,d]">:$q,
+    Arg<Flare_Tensor, "latent values [m,d]">:$z,
     Arg<F32, "s, any finite number">:$scale);
   let results = (outs
-    Res<Flare_TensorType, "outputs [n,d]">:$y,
-    Res<Flare_TensorType, "natural log-sum-exp [n]">:$lse);
+    Res<Flare_Tensor, "outputs [n,d]">:$y,
+    Res<Flare_Tensor, "natural log-sum-exp [n]">:$lse);
   let assemblyFormat = [{
     $k `,` $q `,` $z `scale` $scale attr-dict `:`
     type($k) `,` type($q) `,` type($z) `->` type($y) `,` type($lse)
@@ -115,9 +131,9 @@ def Flare_AttendOp : Flare_MathOp<"attend"> {
     }
     ```
   }];
-  let arguments = (ins Arg<Flare_TensorType, "scores">:$x,
-                       Arg<Flare_TensorType, "values">:$v, Flare_Index:$over, UnitAttr:$base2);
-  let results = (outs Flare_TensorType:$out, Flare_TensorType:$lse);
+  let arguments = (ins Arg<Flare_Tensor, "scores">:$x,
+                       Arg<Flare_Tensor, "values">:$v, Flare_Index:$over, UnitAttr:$base2);
+  let results = (outs Flare_Tensor:$out, Flare_Tensor:$lse);
   let assemblyFormat = [{
     $x `,` $v `over` $over (`base2` $base2^)? attr-dict `:` type($x) `,` type($v) `->` type($out) `,` type($lse)
   }];
@@ -140,8 +156,8 @@ def Flare_ContractOp : Flare_MathOp<"contract", [
     }
     ```
   }];
-  let arguments = (ins Flare_TensorType:$a, Flare_TensorType:$b, Flare_Index:$over);
-  let results = (outs Flare_TensorType:$out);
+  let arguments = (ins Flare_Tensor:$a, Flare_Tensor:$b, Flare_Index:$over);
+  let results = (outs Flare_Tensor:$out);
   let assemblyFormat = "$a `,` $b `over` $over attr-dict `:` type($a) `,` type($b)";
 }
 
@@ -159,8 +175,8 @@ def Flare_SumOp : Flare_MathOp<"sum", [DeclareOpInterfaceMethods<InferTypeOpInte
     }
     ```
   }];
-  let arguments = (ins Flare_TensorType:$a, Flare_Index:$over);
-  let results = (outs Flare_TensorType:$out);
+  let arguments = (ins Flare_Tensor:$a, Flare_Index:$over);
+  let results = (outs Flare_Tensor:$out);
   let assemblyFormat = "$a `over` $over attr-dict `:` type($a)";
 }
 
@@ -179,8 +195,8 @@ class Flare_BinaryOp<string mnemonic, string formula> : Flare_MathOp<mnemonic, [
     }
     ```
   }];
-  let arguments = (ins Flare_TensorType:$a, Flare_TensorType:$b);
-  let results = (outs Flare_TensorType:$out);
+  let arguments = (ins Flare_Tensor:$a, Flare_Tensor:$b);
+  let results = (outs Flare_Tensor:$out);
   let assemblyFormat = "$a `,` $b attr-dict `:` type($a) `,` type($b)";
 }
 
@@ -202,8 +218,8 @@ class Flare_UnaryOp<string mnemonic, string formula> : Flare_MathOp<mnemonic, [
     }
     ```
   }];
-  let arguments = (ins Flare_TensorType:$a);
-  let results = (outs Flare_TensorType:$out);
+  let arguments = (ins Flare_Tensor:$a);
+  let results = (outs Flare_Tensor:$out);
   let assemblyFormat = "$a attr-dict `:` type($a)";
 }
 
@@ -224,8 +240,8 @@ def Flare_ScaleOp : Flare_MathOp<"scale", [DeclareOpInterfaceMethods<InferTypeOp
     }
     ```
   }];
-  let arguments = (ins Flare_TensorType:$a, F32:$factor);
-  let results = (outs Flare_TensorType:$out);
+  let arguments = (ins Flare_Tensor:$a, F32:$factor);
+  let results = (outs Flare_Tensor:$out);
   let assemblyFormat = "$a `by` $factor attr-dict `:` type($a)";
 }
 
@@ -243,8 +259,8 @@ def Flare_CastOp : Flare_MathOp<"cast"> {
     }
     ```
   }];
-  let arguments = (ins Flare_TensorType:$a);
-  let results = (outs Flare_TensorType:$out);
+  let arguments = (ins Flare_Tensor:$a);
+  let results = (outs Flare_Tensor:$out);
   let assemblyFormat = "$a attr-dict `:` type($a) `->` type($out)";
 }
 
@@ -278,7 +294,7 @@ def Flare_SweepOp : Flare_Op<"sweep", [RecursiveMemoryEffects, SingleBlock,
     ```
   }];
   let arguments = (ins OptionalAttr<AnyAttr>:$config);
-  let results = (outs Variadic<Flare_TensorType>:$results);
+  let results = (outs Variadic<Flare_Tensor>:$results);
   let regions = (region SizedRegion<1>:$fast, VariadicRegion<SizedRegion<1>>:$safe);
   let hasCustomAssemblyFormat = 1;
   let extraClassDeclaration = [{
@@ -290,7 +306,7 @@ def Flare_YieldOp : Op<Flare_Dialect, "yield", [Pure, Terminator, ReturnLike,
     HasParent<"SweepOp">]> {
   let summary = "results of a sweep";
   let description = "Ends the body of a `flare.sweep`.";
-  let arguments = (ins Variadic<Flare_TensorType>:$results);
+  let arguments = (ins Variadic<Flare_Tensor>:$results);
   let assemblyFormat = "attr-dict ($results^ `:` type($results))?";
 }
 

@@ -58,7 +58,8 @@ def Tile_StreamOp : Tile_Op<"stream", [AttrSizedOperandSegments, SingleBlock]> {
   let summary = "the loop over this split's tiles of tokens";
   let description = [{
     Runs its body for each tile in order. Body arguments: the tile's first token (index), the staged
-    rows of each of `tokens` (`!tile.stage`), and the carried tiles. Rows past the last token are zero.
+    rows of each of `tokens` (`!tile.stage`), and the carried tiles. Rows past the last token are zero, and so are those of
+    tokens that are not there where one of `tokens` is a mask (i8).
 
     ```mlir
     func.func @stream(%k: !flare.tensor<n, d=8, bf16>, %z0: !tile.tile<m=16, d=8, f32>) {
@@ -199,7 +200,8 @@ def Tile_ReadOp : Tile_Op<"read", [Pure]> {
 def Tile_StoreOp : Tile_Op<"store"> {
   let summary = "registers into rows of a tensor";
   let description = [{
-    Rounds to the tensor's element type. Rows and channels outside the tensor are not written. `partial` writes this split's copy.
+    Rounds to the tensor's element type. Rows and channels outside the tensor are not written; where the program has a mask, rows of
+    tokens that are not there are 0. `partial` writes this split's copy.
 
     ```mlir
     func.func @store(%t: !tile.tile<n=16, d=8, f32>, %y: !flare.tensor<n, d=4, bf16>, %z: !tile.tile<m=16, f32>,
@@ -529,10 +531,28 @@ def Tile_MaskOp : Tile_Op<"mask", [Pure]> {
   let hasVerifier = 1;
 }
 
-def Tile_TokensOp : Tile_Op<"tokens", [Pure]> {
-  let summary = "N";
+def Tile_WhereOp : Tile_Op<"where", [Pure]> {
+  let summary = "x where a token is there, else `fill`";
   let description = [{
-    The number of tokens.
+    By the mask, which carries n alone: not 0 where the token is there.
+
+    ```mlir
+    func.func @where(%mask: !tile.tile<n=16, i8>, %x: !tile.tile<n=16, m=16, f32>) -> !tile.tile<n=16, m=16, f32> {
+      %y = tile.where %mask, %x else 0.0 : !tile.tile<n=16, i8>, !tile.tile<n=16, m=16, f32> -> !tile.tile<n=16, m=16, f32>
+      return %y : !tile.tile<n=16, m=16, f32>
+    }
+    ```
+  }];
+  let arguments = (ins Tile_TileType:$mask, Tile_TileType:$x, F32Attr:$fill);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "$mask `,` $x `else` $fill attr-dict `:` type($mask) `,` type($x) `->` type($out)";
+  let hasVerifier = 1;
+}
+
+def Tile_TokensOp : Tile_Op<"tokens", [Pure]> {
+  let summary = "the number of tokens";
+  let description = [{
+    N, or as many as the batch's range has.
 
     ```mlir
     func.func @tokens() -> index {

@@ -300,3 +300,14 @@ LogicalResult MaskOp::verify() {
     return failure();
   return needsF32(*this, {getX(), getOut()});
 }
+
+LogicalResult WhereOp::verify() {
+  TileType mask = getMask().getType(), x = getX().getType();
+  if (!mask.getElement().isInteger(8) || !mask.getN() || mask.getM() || mask.getD())
+    return emitOpError() << "the mask must be of tokens and i8, got " << mask;
+  if (x.getN() != mask.getN())
+    return emitOpError() << x << " has not the tokens of the mask " << mask;
+  if (failed(needsSameShape(*this, x, getOut().getType())))
+    return failure();
+  return needsF32(*this, {getX(), getOut()});
+}

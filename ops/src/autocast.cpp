@@ -26,29 +26,35 @@ template <c10::DeviceType device> struct Autocast {
   }
 
   static at::Tensor mixer(const at::Tensor &q, const at::Tensor &k,
-                          const at::Tensor &v, double scale) {
+                          const at::Tensor &v, double scale,
+                          const MaybeTensor &mask, const MaybeTensor &lengths,
+                          const MaybeTensor &cuSeqlens) {
     c10::impl::ExcludeDispatchKeyGuard below(key);
-    return flarec::mixer(cast(q), cast(k), cast(v), scale);
+    return flarec::mixer(cast(q), cast(k), cast(v), scale,
+                         {mask, lengths, cuSeqlens});
   }
 
   static Four mixerForward(const at::Tensor &q, const at::Tensor &k,
-                           const at::Tensor &v, double scale) {
+                           const at::Tensor &v, double scale,
+                           const MaybeTensor &range, const MaybeTensor &mask) {
     c10::impl::ExcludeDispatchKeyGuard below(key);
-    return flarec::mixerForward(cast(q), cast(k), cast(v), scale);
+    return flarec::mixerForward(cast(q), cast(k), cast(v), scale, range, mask);
   }
 
   static Two encode(const at::Tensor &q, const at::Tensor &k,
-                    const at::Tensor &v, double scale) {
+                    const at::Tensor &v, double scale, const MaybeTensor &range,
+                    const MaybeTensor &mask) {
     c10::impl::ExcludeDispatchKeyGuard below(key);
-    return flarec::encode(cast(q), cast(k), cast(v), scale);
+    return flarec::encode(cast(q), cast(k), cast(v), scale, range, mask);
   }
 
   static Two decode(const at::Tensor &k, const at::Tensor &q,
-                    const at::Tensor &z, double scale) {
+                    const at::Tensor &z, double scale, const MaybeTensor &range,
+                    const MaybeTensor &mask) {
     c10::impl::ExcludeDispatchKeyGuard below(key);
     return flarec::decode(cast(k), cast(q),
                           at::autocast::cached_cast(at::kFloat, z, device),
-                          scale);
+                          scale, range, mask);
   }
 
   static void implement(torch::Library &m) {

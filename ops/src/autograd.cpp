@@ -99,11 +99,12 @@ Three mixerBackwardAutograd(const at::Tensor &gradY, const at::Tensor &q,
                             const at::Tensor &y, const at::Tensor &z,
                             const at::Tensor &lseEncode,
                             const at::Tensor &lseDecode, double scale,
-                            std::array<bool, 3> wanted) {
+                            std::array<bool, 3> wanted,
+                            const MaybeTensor &range, const MaybeTensor &mask) {
   return once(
       [&] {
         return mixerBackward(gradY, q, k, v, y, z, lseEncode, lseDecode, scale,
-                             wanted);
+                             wanted, range, mask);
       },
       gradY, q, k, v, y, z, lseEncode, lseDecode);
 }
@@ -112,10 +113,13 @@ Three encodeBackwardAutograd(const at::Tensor &gradZ, const at::Tensor &gradLse,
                              const at::Tensor &q, const at::Tensor &k,
                              const at::Tensor &v, const at::Tensor &z,
                              const at::Tensor &lse, double scale,
-                             std::array<bool, 3> wanted) {
+                             std::array<bool, 3> wanted,
+                             const MaybeTensor &range,
+                             const MaybeTensor &mask) {
   return once(
       [&] {
-        return encodeBackward(gradZ, gradLse, q, k, v, z, lse, scale, wanted);
+        return encodeBackward(gradZ, gradLse, q, k, v, z, lse, scale, wanted,
+                              range, mask);
       },
       gradZ, gradLse, q, k, v, z, lse);
 }
@@ -124,10 +128,13 @@ Three decodeBackwardAutograd(const at::Tensor &gradY, const at::Tensor &gradLse,
                              const at::Tensor &k, const at::Tensor &q,
                              const at::Tensor &z, const at::Tensor &y,
                              const at::Tensor &lse, double scale,
-                             std::array<bool, 3> wanted) {
+                             std::array<bool, 3> wanted,
+                             const MaybeTensor &range,
+                             const MaybeTensor &mask) {
   return once(
       [&] {
-        return decodeBackward(gradY, gradLse, k, q, z, y, lse, scale, wanted);
+        return decodeBackward(gradY, gradLse, k, q, z, y, lse, scale, wanted,
+                              range, mask);
       },
       gradY, gradLse, k, q, z, y, lse);
 }
@@ -156,16 +163,24 @@ Three backwardJointAutograd(const at::Tensor &gradY, const at::Tensor &q,
 
 //===-- Forward passes -------------------------------------------------------//
 
+MaybeTensor maybe(const at::Tensor &t) {
+  return t.defined() ? MaybeTensor(t) : MaybeTensor();
+}
+
 struct MixerFunction : torch::autograd::Function<MixerFunction> {
   static constexpr bool is_traceable = true;
 
   static variable_list forward(AutogradContext *ctx, const at::Tensor &q,
                                const at::Tensor &k, const at::Tensor &v,
-                               double scale) {
+                               double scale, const MaybeTensor &range,
+                               const MaybeTensor &mask) {
     at::AutoDispatchBelowADInplaceOrView below;
     GradientsAhead ahead(required({{'q', &q}, {'k', &k}, {'v', &v}}));
-    auto [y, z, lseEncode, lseDecode] = mixerForward(q, k, v, scale);
-    ctx->save_for_backward({q, k, v, y, z, lseEncode, lseDecode});
+    auto [y, z, lseEncode, lseDecode] =
+        mixerForward(q, k, v, scale, range, mask);
+    ctx->save_for_backward({q, k, v, y, z, lseEncode, lseDecode,
+                            range.value_or(at::Tensor()),
+                            mask.value_or(at::Tensor())});
     ctx->saved_data["scale"] = scale;
     ctx->set_materialize_grads(false);
     return {y, z, lseEncode, lseDecode};
@@ -179,15 +194,16 @@ struct MixerFunction : torch::autograd::Function<MixerFunction> {
                 "and the log-sum-exps before a loss reads them, or call encode "
                 "and decode, which have them");
     if (!grads[0].defined())
-      return {{}, {}, {}, {}};
+      return {{}, {}, {}, {}, {}, {}};
     variable_list saved = ctx->get_saved_variables();
     std::array<bool, 3> wanted = {ctx->needs_input_grad(0),
                                   ctx->needs_input_grad(1),
                                   ctx->needs_input_grad(2)};
     auto [gradQ, gradK, gradV] = mixerBackward(
         grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
-        saved[6], ctx->saved_data["scale"].toDouble(), wanted);
-    return {gradQ, gradK, gradV, {}};
+        saved[6], ctx->saved_data["scale"].toDouble(), wanted, maybe(saved[7]),
+        maybe(saved[8]));
+    return {gradQ, gradK, gradV, {}, {}, {}};
   }
 };
 
@@ -199,13 +215,15 @@ struct HalfFunction : torch::autograd::Function<HalfFunction<Half>> {
 
   static variable_list forward(AutogradContext *ctx, const at::Tensor &a,
                                const at::Tensor &b, const at::Tensor &c,
-                               double scale) {
+                               double scale, const MaybeTensor &range,
+                               const MaybeTensor &mask) {
     at::AutoDispatchBelowADInplaceOrView below;
     GradientsAhead ahead(required({{Half::letters[0], &a},
                                    {Half::letters[1], &b},
                                    {Half::letters[2], &c}}));
-    auto [out, lse] = Half::forward(a, b, c, scale);
-    ctx->save_for_backward({a, b, c, out, lse});
+    auto [out, lse] = Half::forward(a, b, c, scale, range, mask);
+    ctx->save_for_backward({a, b, c, out, lse, range.value_or(at::Tensor()),
+                            mask.value_or(at::Tensor())});
     ctx->saved_data["scale"] = scale;
     ctx->set_materialize_grads(false);
     return {out, lse};
@@ -214,7 +232,7 @@ struct HalfFunction : torch::autograd::Function<HalfFunction<Half>> {
   static variable_list backward(AutogradContext *ctx,
                                 const variable_list &grads) {
     if (!grads[0].defined() && !grads[1].defined())
-      return {{}, {}, {}, {}};
+      return {{}, {}, {}, {}, {}, {}};
     variable_list saved = ctx->get_saved_variables();
     // Zeros without memory, where nothing flows in.
     auto given = [&](int i) {
@@ -228,8 +246,9 @@ struct HalfFunction : torch::autograd::Function<HalfFunction<Half>> {
                                   ctx->needs_input_grad(2)};
     auto [gradA, gradB, gradC] = Half::backward(
         given(0), given(1), saved[0], saved[1], saved[2], saved[3], saved[4],
-        ctx->saved_data["scale"].toDouble(), wanted);
-    return {gradA, gradB, gradC, {}};
+        ctx->saved_data["scale"].toDouble(), wanted, maybe(saved[5]),
+        maybe(saved[6]));
+    return {gradA, gradB, gradC, {}, {}, {}};
   }
 };
 
@@ -245,41 +264,55 @@ struct Decode {
 };
 
 Four mixerAutograd(const at::Tensor &q, const at::Tensor &k,
-                   const at::Tensor &v, double scale) {
+                   const at::Tensor &v, double scale, const MaybeTensor &range,
+                   const MaybeTensor &mask) {
   if (!differentiates(q, k, v)) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return mixerForward(q, k, v, scale);
+    return mixerForward(q, k, v, scale, range, mask);
   }
-  checkInputs(q, k, v);
-  if (composite::serves(k))
-    return composite::mixer(q, k, v, scale);
-  variable_list results = MixerFunction::apply(q, k, v, scale);
+  Presence presence(range, mask);
+  Shape shape = checkInputs(q, k, v, presence);
+  if (composite::serves(k)) {
+    checkRange(presence, shape);
+    return composite::mixer(q, k, v, scale, shape, presence);
+  }
+  variable_list results = MixerFunction::apply(q, k, v, scale, range, mask);
   return {results[0], results[1], results[2], results[3]};
 }
 
 Two encodeAutograd(const at::Tensor &q, const at::Tensor &k,
-                   const at::Tensor &v, double scale) {
+                   const at::Tensor &v, double scale,
+                   const MaybeTensor &range, const MaybeTensor &mask) {
   if (!differentiates(q, k, v)) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return flarec::encode(q, k, v, scale);
+    return flarec::encode(q, k, v, scale, range, mask);
   }
-  checkInputs(q, k, v);
-  if (composite::serves(k))
-    return composite::encode(q, k, v, scale);
-  variable_list results = HalfFunction<Encode>::apply(q, k, v, scale);
+  Presence presence(range, mask);
+  Shape shape = checkInputs(q, k, v, presence);
+  if (composite::serves(k)) {
+    checkRange(presence, shape);
+    return composite::encode(q, k, v, scale, shape, presence);
+  }
+  variable_list results =
+      HalfFunction<Encode>::apply(q, k, v, scale, range, mask);
   return {results[0], results[1]};
 }
 
 Two decodeAutograd(const at::Tensor &k, const at::Tensor &q,
-                   const at::Tensor &z, double scale) {
+                   const at::Tensor &z, double scale,
+                   const MaybeTensor &range, const MaybeTensor &mask) {
   if (!differentiates(k, q, z)) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return flarec::decode(k, q, z, scale);
+    return flarec::decode(k, q, z, scale, range, mask);
   }
-  checkDecodeInputs(k, q, z);
-  if (composite::serves(k))
-    return composite::decode(k, q, z, scale);
-  variable_list results = HalfFunction<Decode>::apply(k, q, z, scale);
+  Presence presence(range, mask);
+  Shape shape = checkDecodeInputs(k, q, z, presence);
+  if (composite::serves(k)) {
+    checkRange(presence, shape);
+    return composite::decode(k, q, z, scale, shape, presence);
+  }
+  variable_list results =
+      HalfFunction<Decode>::apply(k, q, z, scale, range, mask);
   return {results[0], results[1]};
 }
 

@@ -64,8 +64,12 @@ void checkWide(const Named &t, const at::Tensor &k) {
 }
 
 void checkTokens(const Shape &s, List tensors) {
+  std::array<c10::SymInt, 3> packed = {s.tokens, s.heads, s.headDim};
   for (const Named &t : tensors)
-    checkShape(t, s.tokenShape(), "[B, H, N, D]");
+    if (s.packed)
+      checkShape(t, packed, "[total, H, D]");
+    else
+      checkShape(t, s.tokenShape(), "[B, H, N, D]");
 }
 void checkLatents(const Shape &s, const at::Tensor &k, List tensors) {
   for (const Named &t : tensors) {
@@ -78,7 +82,10 @@ void checkTokenNumbers(const Shape &s, const at::Tensor &k, List tensors) {
   auto shape = s.tokenShape();
   for (const Named &t : tensors) {
     checkWide(t, k);
-    checkShape(t, c10::SymIntArrayRef(shape).slice(0, 3), "[B, H, N]");
+    if (s.packed)
+      checkShape(t, c10::SymIntArrayRef(shape).slice(1, 2), "[H, total]");
+    else
+      checkShape(t, c10::SymIntArrayRef(shape).slice(0, 3), "[B, H, N]");
   }
 }
 /// One number a latent.
@@ -140,22 +147,154 @@ Shape shapeOf(const Named &q, const Named &k, List others) {
   return shape;
 }
 
+void checkPresence(const Presence &presence, const Shape &s) {
+  if (presence.range.defined()) {
+    Named range{"range", presence.range};
+    TORCH_CHECK(range.tensor.scalar_type() == at::kInt,
+                "flarec: range has dtype ",
+                c10::toString(range.tensor.scalar_type()),
+                "; expected Int (int32): convert with .to(torch.int32)");
+    std::array<c10::SymInt, 2> expected = {s.batch, 2};
+    checkShape(range, expected, "[B, 2]");
+  }
+  if (presence.mask.defined()) {
+    Named mask{"mask", presence.mask};
+    at::ScalarType type = mask.tensor.scalar_type();
+    TORCH_CHECK(type == at::kBool || type == at::kByte,
+                "flarec: mask has dtype ", c10::toString(type),
+                "; expected Bool, true for the tokens that are there (or Byte, "
+                "uint8): convert with .to(torch.bool)");
+    std::array<c10::SymInt, 2> expected = {s.batch, s.tokens};
+    c10::SymIntArrayRef all(expected);
+    if (s.packed)
+      checkShape(mask, all.slice(1), "[total]");
+    else
+      checkShape(mask, all, "[B, N]");
+  }
+}
+
+at::Tensor batchedRows(const at::Tensor &t, const c10::SymInt &batch) {
+  Shape packed;
+  packed.packed = true;
+  packed.batch = batch;
+  return batched(t, packed);
+}
+
+/// As shapeOf, where perhaps not all tokens are there. `v`: null in a decode.
+Shape shapeOfPresent(const Named &q, const Named &k, const Named *v,
+                     const Presence &presence) {
+  if (presence.range.defined())
+    checkAllOnOneDevice({k, {"range", presence.range}});
+  if (presence.mask.defined())
+    checkAllOnOneDevice({k, {"mask", presence.mask}});
+  Shape shape;
+  if (presence.range.defined() && k.tensor.dim() == 3) {
+    TORCH_CHECK(!v || v->tensor.sym_sizes() == k.tensor.sym_sizes(), "flarec: ",
+                shown(k), " and ", v ? shown(*v) : "",
+                " must have the same shape [total, H, D]");
+    TORCH_CHECK(presence.range.dim() == 2, "flarec: ",
+                shown({"range", presence.range}), " has rank ",
+                presence.range.dim(), "; expected [B, 2]");
+    at::Tensor rows = batchedRows(k.tensor, presence.range.sym_size(0));
+    shape = shapeOf(q, {"k", rows}, {});
+    shape.packed = true;
+  } else if (v) {
+    shape = shapeOf(q, k, {*v});
+  } else {
+    shape = shapeOf(q, k, {});
+  }
+  checkPresence(presence, shape);
+  return shape;
+}
+
 } // namespace
 
-Shape checkInputs(const at::Tensor &q, const at::Tensor &k,
-                  const at::Tensor &v) {
+at::Tensor batched(const at::Tensor &t, const Shape &shape) {
+  if (!shape.packed)
+    return t;
+  at::Tensor one = (t.dim() == 3 ? t.transpose(0, 1) : t).unsqueeze(0);
+  std::vector<c10::SymInt> sizes(one.sym_sizes().begin(),
+                                 one.sym_sizes().end());
+  sizes[0] = shape.batch;
+  return one.expand_symint(sizes);
+}
+
+MaybeTensor rangeOf(const at::Tensor &k, const MaybeTensor &lengths,
+                    const MaybeTensor &cuSeqlens) {
+  auto given = [](const MaybeTensor &t) { return t && t->defined(); };
+  auto integers = [&](const Named &t, const char *shape) {
+    checkAllOnOneDevice({{"k", k}, t});
+    TORCH_CHECK(c10::isIntegralType(t.tensor.scalar_type(), false),
+                "flarec: ", t.name, " has dtype ",
+                c10::toString(t.tensor.scalar_type()),
+                "; expected integers, best int32: convert with "
+                ".to(torch.int32)");
+    TORCH_CHECK(t.tensor.dim() == 1, "flarec: ", shown(t), " has rank ",
+                t.tensor.dim(), "; expected ", shape);
+  };
+  TORCH_CHECK(!given(lengths) || !given(cuSeqlens),
+              "flarec: lengths and cu_seqlens were given; lengths are of padded "
+              "sequences [B, H, N, D], cu_seqlens of packed ones "
+              "[total, H, D]: give one of them");
+  if (given(lengths)) {
+    Named t{"lengths", *lengths};
+    integers(t, "[B]");
+    TORCH_CHECK(k.dim() == 4, "flarec: lengths were given, but ",
+                shown({"k", k}), " has rank ", k.dim(),
+                "; they are of padded sequences [B, H, N, D]: for [total, H, "
+                "D] give cu_seqlens");
+    TORCH_CHECK(t.tensor.sym_size(0) == k.sym_size(0), "flarec: ", shown(t),
+                " has another batch than ", shown({"k", k}),
+                "; give one length for each");
+    at::Tensor end = t.tensor.to(at::kInt);
+    return at::stack({at::zeros_like(end), end}, 1);
+  }
+  if (given(cuSeqlens)) {
+    Named t{"cu_seqlens", *cuSeqlens};
+    integers(t, "[B + 1]: where each sequence begins, and where the last ends");
+    TORCH_CHECK(t.tensor.sym_size(0) >= 1, "flarec: ", shown(t),
+                " is empty; expected [B + 1]: where each sequence begins, and "
+                "where the last ends");
+    TORCH_CHECK(k.dim() == 3, "flarec: cu_seqlens were given, but ",
+                shown({"k", k}), " has rank ", k.dim(),
+                "; they are of packed sequences [total, H, D]: for [B, H, N, "
+                "D] give lengths");
+    at::Tensor ends = t.tensor.to(at::kInt);
+    return at::stack({ends.slice(0, 0, -1), ends.slice(0, 1)}, 1);
+  }
+  return std::nullopt;
+}
+
+void checkRange(const Presence &presence, const Shape &shape) {
+  if (!presence.range.defined() || !presence.range.is_cpu())
+    return;
+  at::Tensor range = presence.range.contiguous();
+  const int *values = range.const_data_ptr<int>();
+  int64_t tokens = shape.tokens.expect_int();
+  for (int64_t b = 0; b < range.size(0); ++b) {
+    int first = values[2 * b], end = values[2 * b + 1];
+    TORCH_CHECK(0 <= first && first <= end && end <= tokens,
+                "flarec: the tokens of batch ", b, " would be [", first, ", ",
+                end, ") of ", tokens,
+                "; lengths must be 0 to N, cu_seqlens must not decrease and go "
+                "from 0 to the number of tokens");
+  }
+}
+
+Shape checkInputs(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+                  const Presence &presence) {
   Named nq{"q", q}, nk{"k", k}, nv{"v", v};
   checkAllOnOneDevice({nq, nk, nv});
   checkDTypes(nk, {nq, nv});
-  return shapeOf(nq, nk, {nv});
+  return shapeOfPresent(nq, nk, &nv, presence);
 }
 
 Shape checkDecodeInputs(const at::Tensor &k, const at::Tensor &q,
-                        const at::Tensor &z) {
+                        const at::Tensor &z, const Presence &presence) {
   Named nk{"k", k}, nq{"q", q}, nz{"z", z};
   checkAllOnOneDevice({nk, nq, nz});
   checkDTypes(nk, {nq});
-  Shape shape = shapeOf(nq, nk, {});
+  Shape shape = shapeOfPresent(nq, nk, nullptr, presence);
   checkLatents(shape, k, {nz});
   return shape;
 }
@@ -164,8 +303,9 @@ Shape checkBackwardInputs(const at::Tensor &gradY, const at::Tensor &q,
                           const at::Tensor &k, const at::Tensor &v,
                           const at::Tensor &y, const at::Tensor &z,
                           const at::Tensor &lseEncode,
-                          const at::Tensor &lseDecode) {
-  Shape shape = checkInputs(q, k, v);
+                          const at::Tensor &lseDecode,
+                          const Presence &presence) {
+  Shape shape = checkInputs(q, k, v, presence);
   Named ng{"grad_y", gradY}, nk{"k", k}, ny{"y", y}, nz{"z", z},
       ne{"lse_encode", lseEncode}, nd{"lse_decode", lseDecode};
   checkAllOnOneDevice({nk, ng, ny, nz, ne, nd});
@@ -180,8 +320,8 @@ Shape checkBackwardInputs(const at::Tensor &gradY, const at::Tensor &q,
 Shape checkEncodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
                           const at::Tensor &q, const at::Tensor &k,
                           const at::Tensor &v, const at::Tensor &z,
-                          const at::Tensor &lse) {
-  Shape shape = checkInputs(q, k, v);
+                          const at::Tensor &lse, const Presence &presence) {
+  Shape shape = checkInputs(q, k, v, presence);
   Named nk{"k", k}, gz{"grad_z", gradZ}, gl{"grad_lse", gradLse}, nz{"z", z},
       nl{"lse", lse};
   checkAllOnOneDevice({nk, gz, gl, nz, nl});
@@ -193,8 +333,8 @@ Shape checkEncodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
 Shape checkDecodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
                           const at::Tensor &k, const at::Tensor &q,
                           const at::Tensor &z, const at::Tensor &y,
-                          const at::Tensor &lse) {
-  Shape shape = checkDecodeInputs(k, q, z);
+                          const at::Tensor &lse, const Presence &presence) {
+  Shape shape = checkDecodeInputs(k, q, z, presence);
   Named nk{"k", k}, gy{"grad_y", gradY}, gl{"grad_lse", gradLse}, ny{"y", y},
       nl{"lse", lse};
   checkAllOnOneDevice({nk, gy, gl, ny, nl});

@@ -15,22 +15,31 @@ inline bool serves(const at::Tensor &k) {
 }
 
 Two encode(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-           double scale);
+           double scale, const Shape &shape, const Presence &presence = {});
 Two decode(const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
-           double scale);
+           double scale, const Shape &shape, const Presence &presence = {});
 Four mixer(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-           double scale);
+           double scale, const Shape &shape, const Presence &presence = {});
 
 /// grad_q, grad_k, grad_v.
 Three encodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
                      const at::Tensor &q, const at::Tensor &k,
                      const at::Tensor &v, const at::Tensor &z,
-                     const at::Tensor &lse, double scale);
+                     const at::Tensor &lse, double scale, const Shape &shape,
+                     const Presence &presence = {});
 /// grad_k, grad_q, grad_z.
 Three decodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
                      const at::Tensor &k, const at::Tensor &q,
                      const at::Tensor &z, const at::Tensor &y,
-                     const at::Tensor &lse, double scale);
+                     const at::Tensor &lse, double scale, const Shape &shape,
+                     const Presence &presence = {});
+/// grad_q, grad_k, grad_v.
+Three mixerBackward(const at::Tensor &gradY, const at::Tensor &q,
+                    const at::Tensor &k, const at::Tensor &v,
+                    const at::Tensor &y, const at::Tensor &z,
+                    const at::Tensor &lseEncode, const at::Tensor &lseDecode,
+                    double scale, const Shape &shape,
+                    const Presence &presence = {});
 
 Two backwardLatents(const at::Tensor &gradY, const at::Tensor &q,
                     const at::Tensor &k, const at::Tensor &y,

@@ -14,25 +14,33 @@ namespace flarec::ops {
 namespace {
 
 Four forward(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-             double scale) {
-  Shape shape = checkInputs(q, k, v);
+             double scale, const MaybeTensor &range, const MaybeTensor &mask) {
+  Presence presence(range, mask);
+  Shape shape = checkInputs(q, k, v, presence);
+  checkRange(presence, shape);
   if (composite::serves(k))
-    return composite::mixer(q, k, v, scale);
+    return composite::mixer(q, k, v, scale, shape, presence);
   c10::DeviceGuard guard(k.device());
   Four results = emptyForward(shape, k);
   auto &[y, z, lseEncode, lseDecode] = results;
+  clear(presence, {y, lseDecode});
   if (nothingToRead(shape)) { // sums over no tokens
     z.zero_();
     lseEncode.fill_(-std::numeric_limits<float>::infinity());
     return results;
   }
-  at::Tensor rq = readable(q), rk = readable(k), rv = readable(v);
+  at::Tensor rq = readable(q), rk = batched(readable(k), shape),
+             rv = batched(readable(v), shape);
+  Presence rp = readable(presence, shape);
+  std::vector<TensorRef> tensors = {input(rq, shape.sharedLatents), input(rk),
+                                    input(rv)};
+  addPresence(tensors, rp);
+  for (const at::Tensor &t :
+       {batched(y, shape), z, lseEncode, batched(lseDecode, shape)})
+    tensors.push_back(result(t));
   translated([&] {
-    launch(mixerFunction("mixer_forward", shape, k, gradientsAhead), shape,
-           latentBatch(shape), k,
-           {input(rq, shape.sharedLatents), input(rk), input(rv), result(y),
-            result(z), result(lseEncode), result(lseDecode)},
-           scale);
+    launch(mixerFunction("mixer_forward", shape, k, gradientsAhead, presence),
+           shape, latentBatch(shape), k, tensors, scale);
   });
   return results;
 }
@@ -41,18 +49,20 @@ Three backward(const at::Tensor &gradY, const at::Tensor &q,
                const at::Tensor &k, const at::Tensor &v, const at::Tensor &y,
                const at::Tensor &z, const at::Tensor &lseEncode,
                const at::Tensor &lseDecode, double scale,
-               std::array<bool, 3> wanted) {
-  Shape shape = checkBackwardInputs(gradY, q, k, v, y, z, lseEncode, lseDecode);
-  if (composite::serves(k)) {
-    auto [dz, delta] =
-        composite::backwardLatents(gradY, q, k, y, lseDecode, scale);
-    return only(wanted,
-                composite::backwardJoint(gradY, q, k, v, z, dz, lseEncode,
-                                         lseDecode, delta, scale));
-  }
+               std::array<bool, 3> wanted, const MaybeTensor &range,
+               const MaybeTensor &mask) {
+  Presence presence(range, mask);
+  Shape shape = checkBackwardInputs(gradY, q, k, v, y, z, lseEncode, lseDecode,
+                                    presence);
+  checkRange(presence, shape);
+  if (composite::serves(k))
+    return only(wanted, composite::mixerBackward(gradY, q, k, v, y, z, lseEncode,
+                                                 lseDecode, scale, shape,
+                                                 presence));
   c10::DeviceGuard guard(k.device());
   Three results = emptyBackward(shape, q, wanted);
   auto &[gradQ, gradK, gradV] = results;
+  clear(presence, {gradK, gradV});
   if (nothingToRead(shape)) {
     if (wanted[0])
       gradQ.zero_();
@@ -62,16 +72,18 @@ Three backward(const at::Tensor &gradY, const at::Tensor &q,
   if (gradients.empty())
     return results;
 
-  at::Tensor rg = readable(gradY), rq = readable(q), rk = readable(k),
-             rv = readable(v), ry = readable(y), rz = readable(z);
-  std::vector<TensorRef> tensors = {
-      input(rg),        input(rq, shape.sharedLatents),
-      input(rk),        input(rv),
-      input(ry),        input(rz),
-      input(lseEncode), input(lseDecode)};
-  addResults(tensors, results, shape.sharedLatents ? &gradQ : nullptr);
+  auto rows = [&](const at::Tensor &t) { return batched(readable(t), shape); };
+  at::Tensor rg = rows(gradY), rq = readable(q), rk = rows(k), rv = rows(v),
+             ry = rows(y), rz = readable(z), rd = batched(lseDecode, shape);
+  Presence rp = readable(presence, shape);
+  std::vector<TensorRef> tensors = {input(rg), input(rq, shape.sharedLatents),
+                                    input(rk), input(rv)};
+  addPresence(tensors, rp);
+  for (const at::Tensor &t : {ry, rz, lseEncode, rd})
+    tensors.push_back(input(t));
+  addResults(tensors, results, shape, shape.sharedLatents ? &gradQ : nullptr);
   translated([&] {
-    launch(mixerFunction("mixer_backward", shape, k, gradients), shape,
+    launch(mixerFunction("mixer_backward", shape, k, gradients, presence), shape,
            latentBatch(shape), k, tensors, scale);
   });
   return results;

@@ -50,11 +50,12 @@ void parallelFor(int64_t count,
 std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
                                     int64_t latents, DType dtype,
                                     const std::string &gradients,
-                                    const std::string &target, bool tf32) {
+                                    const std::string &target, bool tf32,
+                                    bool ragged, bool masked) {
   static auto &memo = *new Memo<std::string>; // as long as the process
   std::string key = target;
   for (int64_t part : {int64_t(stage), headDim, latents, int64_t(dtype),
-                       int64_t(tf32)})
+                       int64_t(tf32), int64_t(ragged), int64_t(masked)})
     key += std::to_string(part) += ' ';
   key += gradients;
   return memo.get(key, [&] {
@@ -62,7 +63,8 @@ std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
     for (char letter : gradients)
       (names += names.empty() ? "" : ",") += letter;
     std::string text =
-        sourceOf(stage, headDim, latents, std::string(name(dtype)));
+        sourceOf(stage, headDim, latents, std::string(name(dtype)), ragged,
+                 masked);
     return kernelsFor(request(text, target, names, tf32));
   });
 }
@@ -86,16 +88,37 @@ TensorRef result(const at::Tensor &t, bool shared) {
 }
 
 void addResults(std::vector<TensorRef> &tensors, const Three &results,
-                const at::Tensor *shared) {
-  auto &[a, b, c] = results;
-  for (const at::Tensor *t : {&a, &b, &c})
+                const Shape &shape, const at::Tensor *shared) {
+  auto &[gradQ, gradK, gradV] = results;
+  if (gradQ.defined())
+    tensors.push_back(result(gradQ, &gradQ == shared));
+  for (const at::Tensor *t : {&gradK, &gradV})
     if (t->defined())
-      tensors.push_back(result(*t, t == shared));
+      tensors.push_back(result(batched(*t, shape)));
+}
+
+Presence readable(const Presence &presence, const Shape &shape) {
+  Presence r = presence;
+  if (r.range.defined() && r.range.stride(1) != 1)
+    r.range = r.range.contiguous();
+  if (r.mask.defined() && shape.packed)
+    r.mask = r.mask.unsqueeze(0).expand({shape.batch.expect_int(), -1});
+  return r;
+}
+
+void addPresence(std::vector<TensorRef> &tensors, const Presence &presence) {
+  auto add = [&](const at::Tensor &t) {
+    if (t.defined())
+      tensors.push_back({const_cast<void *>(t.const_data_ptr()), t.stride(0),
+                         0, t.stride(1)});
+  };
+  add(presence.range);
+  add(presence.mask);
 }
 
 const Function &mixerFunction(const char *name, const Shape &shape,
-                              const at::Tensor &k,
-                              const std::string &gradients) {
+                              const at::Tensor &k, const std::string &gradients,
+                              const Presence &presence) {
   MixerDescription description;
   description.headDim = int(shape.headDim.expect_int());
   description.latents = int(shape.latents.expect_int());
@@ -103,18 +126,21 @@ const Function &mixerFunction(const char *name, const Shape &shape,
   description.gradients = gradients;
   description.target = targetOf(k.device());
   description.tf32 = usesTf32(k);
+  description.ragged = presence.range.defined();
+  description.masked = presence.mask.defined();
   return kernelsFor(description)->function(name);
 }
 
 const Function &stageFunction(Stage stage, Pass pass, const Shape &shape,
-                              const at::Tensor &k,
-                              const std::string &gradients) {
+                              const at::Tensor &k, const std::string &gradients,
+                              const Presence &presence) {
   std::string name = nameOf(stage);
   if (!gradients.empty())
     name += pass == Pass::Forward ? "_forward" : "_backward";
   return stageModule(stage, shape.headDim.expect_int(),
                      shape.latents.expect_int(), dtypeOf(k), gradients,
-                     targetOf(k.device()), usesTf32(k))
+                     targetOf(k.device()), usesTf32(k),
+                     presence.range.defined(), presence.mask.defined())
       ->function(name);
 }
 

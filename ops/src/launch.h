@@ -30,20 +30,27 @@ TensorRef result(const at::Tensor &t, bool shared = false);
 /// Those of the results that are there, which are the wanted ones, after the
 /// inputs. `shared`: the one of them that is [H, M, D], or none.
 void addResults(std::vector<TensorRef> &tensors, const Three &results,
-                const at::Tensor *shared);
+                const Shape &shape, const at::Tensor *shared);
 
 /// "mixer_forward" or "mixer_backward" for tensors like k. `gradients`: of
 /// "qkv".
 const Function &mixerFunction(const char *name, const Shape &shape,
-                              const at::Tensor &k,
-                              const std::string &gradients);
+                              const at::Tensor &k, const std::string &gradients,
+                              const Presence &presence = {});
+
+/// Which tokens there are, where not all, in the layout that kernels read.
+Presence readable(const Presence &presence, const Shape &shape);
+
+/// Its arguments, after the other inputs of the forward function.
+void addPresence(std::vector<TensorRef> &tensors, const Presence &presence);
 
 /// A stage's function, or with `gradients` (letters that name its arguments)
 /// the forward or backward made of it.
 enum class Pass { Forward, Backward };
 const Function &stageFunction(Stage stage, Pass pass, const Shape &shape,
                               const at::Tensor &k,
-                              const std::string &gradients = "");
+                              const std::string &gradients = "",
+                              const Presence &presence = {});
 
 /// Runs it on the device of k. `latentBatch`: 1 where gradients of latents are
 /// to be summed over the batch, else the batch.
@@ -58,6 +65,16 @@ template <typename Body> void translated(const Body &body) {
   } catch (const Error &error) {
     TORCH_CHECK(false, "flarec: ", error.what());
   }
+}
+
+/// Rows of tokens outside of all ranges are not written: zeros, then, to begin
+/// with.
+inline void clear(const Presence &presence,
+                  std::initializer_list<at::Tensor> results) {
+  if (presence.range.defined())
+    for (at::Tensor t : results)
+      if (t.defined())
+        t.zero_();
 }
 
 inline bool nothingToRead(const Shape &shape) {

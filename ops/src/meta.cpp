@@ -10,6 +10,8 @@ namespace {
 /// Memory as [B, N, H, D], which is what the next linear layer reads, seen as
 /// [B, H, N, D].
 at::Tensor tokensMajor(const Shape &s, const at::TensorOptions &options) {
+  if (s.packed)
+    return at::empty_symint({s.tokens, s.heads, s.headDim}, options);
   return at::empty_symint({s.batch, s.tokens, s.heads, s.headDim}, options)
       .transpose(1, 2);
 }
@@ -21,6 +23,8 @@ at::Tensor perLatent(const Shape &s, const at::Tensor &k) {
   return at::empty_symint({s.batch, s.heads, s.latents}, wide(k));
 }
 at::Tensor perToken(const Shape &s, const at::Tensor &k) {
+  if (s.packed)
+    return at::empty_symint({s.heads, s.tokens}, wide(k));
   return at::empty_symint({s.batch, s.heads, s.tokens}, wide(k));
 }
 at::Tensor latentRows(const Shape &s, const at::Tensor &k) {
@@ -28,46 +32,51 @@ at::Tensor latentRows(const Shape &s, const at::Tensor &k) {
 }
 
 Four forwardMeta(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-                 double) {
-  return emptyForward(checkInputs(q, k, v), k);
+                 double, const MaybeTensor &range, const MaybeTensor &mask) {
+  return emptyForward(checkInputs(q, k, v, {range, mask}), k);
 }
 
 Three backwardMeta(const at::Tensor &gradY, const at::Tensor &q,
                    const at::Tensor &k, const at::Tensor &v,
                    const at::Tensor &y, const at::Tensor &z,
                    const at::Tensor &lseEncode, const at::Tensor &lseDecode,
-                   double, std::array<bool, 3> wanted) {
-  return emptyBackward(
-      checkBackwardInputs(gradY, q, k, v, y, z, lseEncode, lseDecode), q,
-      wanted);
+                   double, std::array<bool, 3> wanted, const MaybeTensor &range,
+                   const MaybeTensor &mask) {
+  return emptyBackward(checkBackwardInputs(gradY, q, k, v, y, z, lseEncode,
+                                           lseDecode, {range, mask}),
+                       q, wanted);
 }
 
 Two encodeMeta(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-               double) {
-  return emptyEncode(checkInputs(q, k, v), k);
+               double, const MaybeTensor &range, const MaybeTensor &mask) {
+  return emptyEncode(checkInputs(q, k, v, {range, mask}), k);
 }
 
 Three encodeBackwardMeta(const at::Tensor &gradZ, const at::Tensor &gradLse,
                          const at::Tensor &q, const at::Tensor &k,
                          const at::Tensor &v, const at::Tensor &z,
                          const at::Tensor &lse, double,
-                         std::array<bool, 3> wanted) {
-  return emptyBackward(checkEncodeBackward(gradZ, gradLse, q, k, v, z, lse), q,
-                       wanted);
+                         std::array<bool, 3> wanted, const MaybeTensor &range,
+                         const MaybeTensor &mask) {
+  return emptyBackward(
+      checkEncodeBackward(gradZ, gradLse, q, k, v, z, lse, {range, mask}), q,
+      wanted);
 }
 
 Two decodeMeta(const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
-               double) {
-  return emptyDecode(checkDecodeInputs(k, q, z), k);
+               double, const MaybeTensor &range, const MaybeTensor &mask) {
+  return emptyDecode(checkDecodeInputs(k, q, z, {range, mask}), k);
 }
 
 Three decodeBackwardMeta(const at::Tensor &gradY, const at::Tensor &gradLse,
                          const at::Tensor &k, const at::Tensor &q,
                          const at::Tensor &z, const at::Tensor &y,
                          const at::Tensor &lse, double,
-                         std::array<bool, 3> wanted) {
+                         std::array<bool, 3> wanted, const MaybeTensor &range,
+                         const MaybeTensor &mask) {
   return emptyDecodeBackward(
-      checkDecodeBackward(gradY, gradLse, k, q, z, y, lse), q, wanted);
+      checkDecodeBackward(gradY, gradLse, k, q, z, y, lse, {range, mask}), q,
+      wanted);
 }
 
 Two backwardLatentsMeta(const at::Tensor &gradY, const at::Tensor &q,

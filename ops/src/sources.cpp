@@ -10,10 +10,10 @@ namespace {
 
 // In these texts $n stands for rows of tokens, $m for rows of latents as q has
 // them, $z for the same in f32, $l and $t for one f32 a latent and a token, $x
-// for one f32 a pair.
+// for one f32 a pair, $p for the arguments that say which tokens there are.
 
 constexpr std::string_view encode = R"(
-func.func @encode(%q: $m {flare.name = "q"}, %k: $n {flare.name = "k"}, %v: $n {flare.name = "v"},
+func.func @encode(%q: $m {flare.name = "q"}, %k: $n {flare.name = "k"}, %v: $n {flare.name = "v"}$p,
                   %scale: f32 {flare.name = "scale"}) -> ($z {flare.name = "z"}, $l {flare.name = "lse"}) {
   %z, %lse = flare.encode %q, %k, %v scale %scale : $m, $n, $n -> $z, $l
   return %z, %lse : $z, $l
@@ -21,7 +21,7 @@ func.func @encode(%q: $m {flare.name = "q"}, %k: $n {flare.name = "k"}, %v: $n {
 )";
 
 constexpr std::string_view decode = R"(
-func.func @decode(%k: $n {flare.name = "k"}, %q: $m {flare.name = "q"}, %z: $z {flare.name = "z"},
+func.func @decode(%k: $n {flare.name = "k"}, %q: $m {flare.name = "q"}, %z: $z {flare.name = "z"}$p,
                   %scale: f32 {flare.name = "scale"}) -> ($n {flare.name = "y"}, $t {flare.name = "lse"}) {
   %y, %lse = flare.decode %k, %q, %z scale %scale : $n, $m, $z -> $n, $t
   return %y, %lse : $n, $t
@@ -102,12 +102,17 @@ std::string nameOf(Stage stage) {
 }
 
 std::string sourceOf(Stage stage, int64_t headDim, int64_t latents,
-                     const std::string &type) {
+                     const std::string &type, bool ragged, bool masked) {
   std::string d = std::to_string(headDim);
   std::string m = "m=" + std::to_string(latents);
   auto tensor = [](const std::string &indices) {
     return "!flare.tensor<" + indices + ">";
   };
+  std::string presence;
+  if (ragged)
+    presence += ", %range: " + tensor("d=2, i32") + " {flare.name = \"range\"}";
+  if (masked)
+    presence += ", %mask: " + tensor("n, i8") + " {flare.name = \"mask\"}";
   const std::pair<char, std::string> replacements[] = {
       {'n', tensor("n, d=" + d + ", " + type)},
       {'m', tensor(m + ", d=" + d + ", " + type)},
@@ -115,6 +120,7 @@ std::string sourceOf(Stage stage, int64_t headDim, int64_t latents,
       {'l', tensor(m + ", f32")},
       {'t', tensor("n, f32")},
       {'x', tensor("n, " + m + ", f32")},
+      {'p', presence},
       {'D', d}};
   std::string_view text = stage == Stage::Encode            ? encode
                           : stage == Stage::Decode          ? decode

@@ -18,8 +18,9 @@ enum class Stage { Encode, Decode, BackwardLatents, BackwardJoint };
 /// The name of a stage's function.
 std::string nameOf(Stage stage);
 
-/// `type`: of tokens and q in memory, "f32" or "bf16".
+/// `type`: of tokens and q in memory, "f32" or "bf16". `ragged`, `masked`: encode
+/// and decode have a range of each batch's tokens, a mask.
 std::string sourceOf(Stage stage, int64_t headDim, int64_t latents,
-                     const std::string &type);
+                     const std::string &type, bool ragged, bool masked);
 
 } // namespace flarec::ops

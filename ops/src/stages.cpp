@@ -14,10 +14,12 @@ namespace flarec::ops {
 namespace {
 
 Two encode(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-           double scale) {
-  Shape shape = checkInputs(q, k, v);
+           double scale, const MaybeTensor &range, const MaybeTensor &mask) {
+  Presence presence(range, mask);
+  Shape shape = checkInputs(q, k, v, presence);
+  checkRange(presence, shape);
   if (composite::serves(k))
-    return composite::encode(q, k, v, scale);
+    return composite::encode(q, k, v, scale, shape, presence);
   c10::DeviceGuard guard(k.device());
   Two results = emptyEncode(shape, k);
   auto &[z, lse] = results;
@@ -26,14 +28,18 @@ Two encode(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
     lse.fill_(-std::numeric_limits<float>::infinity());
     return results;
   }
-  at::Tensor rq = readable(q), rk = readable(k), rv = readable(v);
+  at::Tensor rq = readable(q), rk = batched(readable(k), shape),
+             rv = batched(readable(v), shape);
+  Presence rp = readable(presence, shape);
+  std::vector<TensorRef> tensors = {input(rq, shape.sharedLatents), input(rk),
+                                    input(rv)};
+  addPresence(tensors, rp);
+  tensors.push_back(result(z));
+  tensors.push_back(result(lse));
   translated([&] {
-    launch(
-        stageFunction(Stage::Encode, Pass::Forward, shape, k, gradientsAhead),
-        shape, latentBatch(shape), k,
-        {input(rq, shape.sharedLatents), input(rk), input(rv), result(z),
-         result(lse)},
-        scale);
+    launch(stageFunction(Stage::Encode, Pass::Forward, shape, k, gradientsAhead,
+                         presence),
+           shape, latentBatch(shape), k, tensors, scale);
   });
   return results;
 }
@@ -42,14 +48,20 @@ Three encodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
                      const at::Tensor &q, const at::Tensor &k,
                      const at::Tensor &v, const at::Tensor &z,
                      const at::Tensor &lse, double scale,
-                     std::array<bool, 3> wanted) {
-  Shape shape = checkEncodeBackward(gradZ, gradLse, q, k, v, z, lse);
+                     std::array<bool, 3> wanted, const MaybeTensor &range,
+                     const MaybeTensor &mask) {
+  Presence presence(range, mask);
+  Shape shape =
+      checkEncodeBackward(gradZ, gradLse, q, k, v, z, lse, presence);
+  checkRange(presence, shape);
   if (composite::serves(k))
-    return only(wanted, composite::encodeBackward(gradZ, gradLse, q, k, v, z,
-                                                  lse, scale));
+    return only(wanted,
+                composite::encodeBackward(gradZ, gradLse, q, k, v, z, lse,
+                                          scale, shape, presence));
   c10::DeviceGuard guard(k.device());
   Three results = emptyBackward(shape, q, wanted);
   auto &[gradQ, gradK, gradV] = results;
+  clear(presence, {gradK, gradV});
   if (nothingToRead(shape)) {
     if (wanted[0])
       gradQ.zero_();
@@ -59,38 +71,50 @@ Three encodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
   if (gradients.empty())
     return results;
 
-  at::Tensor rg = readable(gradZ), rq = readable(q), rk = readable(k),
-             rv = readable(v), rz = readable(z);
-  std::vector<TensorRef> tensors = {
-      input(rg), input(gradLse), input(rq, shape.sharedLatents),
-      input(rk), input(rv),      input(rz),
-      input(lse)};
-  addResults(tensors, results, shape.sharedLatents ? &gradQ : nullptr);
+  at::Tensor rg = readable(gradZ), rq = readable(q),
+             rk = batched(readable(k), shape), rv = batched(readable(v), shape),
+             rz = readable(z);
+  Presence rp = readable(presence, shape);
+  std::vector<TensorRef> tensors = {input(rg), input(gradLse),
+                                    input(rq, shape.sharedLatents), input(rk),
+                                    input(rv)};
+  addPresence(tensors, rp);
+  tensors.push_back(input(rz));
+  tensors.push_back(input(lse));
+  addResults(tensors, results, shape, shape.sharedLatents ? &gradQ : nullptr);
   translated([&] {
-    launch(stageFunction(Stage::Encode, Pass::Backward, shape, k, gradients),
+    launch(stageFunction(Stage::Encode, Pass::Backward, shape, k, gradients,
+                         presence),
            shape, latentBatch(shape), k, tensors, scale);
   });
   return results;
 }
 
 Two decode(const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
-           double scale) {
-  Shape shape = checkDecodeInputs(k, q, z);
+           double scale, const MaybeTensor &range, const MaybeTensor &mask) {
+  Presence presence(range, mask);
+  Shape shape = checkDecodeInputs(k, q, z, presence);
+  checkRange(presence, shape);
   if (composite::serves(k))
-    return composite::decode(k, q, z, scale);
+    return composite::decode(k, q, z, scale, shape, presence);
   c10::DeviceGuard guard(k.device());
   Two results = emptyDecode(shape, k);
   auto &[y, lse] = results;
+  clear(presence, {y, lse});
   if (nothingToRead(shape))
     return results;
-  at::Tensor rk = readable(k), rq = readable(q), rz = readable(z);
+  at::Tensor rk = batched(readable(k), shape), rq = readable(q),
+             rz = readable(z);
+  Presence rp = readable(presence, shape);
+  std::vector<TensorRef> tensors = {input(rk), input(rq, shape.sharedLatents),
+                                    input(rz)};
+  addPresence(tensors, rp);
+  tensors.push_back(result(batched(y, shape)));
+  tensors.push_back(result(batched(lse, shape)));
   translated([&] {
-    launch(
-        stageFunction(Stage::Decode, Pass::Forward, shape, k, gradientsAhead),
-        shape, latentBatch(shape), k,
-        {input(rk), input(rq, shape.sharedLatents), input(rz), result(y),
-         result(lse)},
-        scale);
+    launch(stageFunction(Stage::Decode, Pass::Forward, shape, k, gradientsAhead,
+                         presence),
+           shape, latentBatch(shape), k, tensors, scale);
   });
   return results;
 }
@@ -99,14 +123,20 @@ Three decodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
                      const at::Tensor &k, const at::Tensor &q,
                      const at::Tensor &z, const at::Tensor &y,
                      const at::Tensor &lse, double scale,
-                     std::array<bool, 3> wanted) {
-  Shape shape = checkDecodeBackward(gradY, gradLse, k, q, z, y, lse);
+                     std::array<bool, 3> wanted, const MaybeTensor &range,
+                     const MaybeTensor &mask) {
+  Presence presence(range, mask);
+  Shape shape =
+      checkDecodeBackward(gradY, gradLse, k, q, z, y, lse, presence);
+  checkRange(presence, shape);
   if (composite::serves(k))
-    return only(wanted, composite::decodeBackward(gradY, gradLse, k, q, z, y,
-                                                  lse, scale));
+    return only(wanted,
+                composite::decodeBackward(gradY, gradLse, k, q, z, y, lse,
+                                          scale, shape, presence));
   c10::DeviceGuard guard(k.device());
   Three results = emptyDecodeBackward(shape, q, wanted);
   auto &[gradK, gradQ, gradZ] = results;
+  clear(presence, {gradK});
   if (nothingToRead(shape)) {
     if (wanted[1])
       gradQ.zero_();
@@ -126,19 +156,25 @@ Three decodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
   if (apart && wanted[1])
     eachGradQ = at::empty_symint(shape.latentShape(), q.options());
 
-  at::Tensor rg = readable(gradY), rk = readable(k), rq = readable(q),
-             rz = readable(z), ry = readable(y);
-  std::vector<TensorRef> tensors = {
-      input(rg), input(gradLse), input(rk), input(rq, shape.sharedLatents),
-      input(rz), input(ry),      input(lse)};
+  auto rows = [&](const at::Tensor &t) { return batched(readable(t), shape); };
+  at::Tensor rg = rows(gradY), rk = rows(k), rq = readable(q), rz = readable(z),
+             ry = rows(y);
+  Presence rp = readable(presence, shape);
+  std::vector<TensorRef> tensors = {input(rg), input(batched(gradLse, shape)),
+                                    input(rk), input(rq, shape.sharedLatents),
+                                    input(rz)};
+  addPresence(tensors, rp);
+  tensors.push_back(input(ry));
+  tensors.push_back(input(batched(lse, shape)));
   if (wanted[0])
-    tensors.push_back(result(gradK));
+    tensors.push_back(result(batched(gradK, shape)));
   if (wanted[1])
     tensors.push_back(result(eachGradQ, shape.sharedLatents && !apart));
   if (wanted[2])
     tensors.push_back(result(gradZ));
   translated([&] {
-    launch(stageFunction(Stage::Decode, Pass::Backward, shape, k, gradients),
+    launch(stageFunction(Stage::Decode, Pass::Backward, shape, k, gradients,
+                         presence),
            shape, apart ? batch : latentBatch(shape), k, tensors, scale);
   });
   if (apart && wanted[1])

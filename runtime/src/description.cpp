@@ -37,7 +37,7 @@ static Json finish(Json json, const std::string &target,
 
 std::string flarec::request(const MixerDescription &description) {
   const auto &[headDim, latents, dtype, gradients, target, configuration,
-               tf32] = description;
+               tf32, ragged, masked] = description;
   if (headDim < 1 || headDim > maxHeadDim)
     throw Error(fmt::format("head dim {} is not supported; choose from 1 to {} "
                             "(channels / heads)",
@@ -59,13 +59,16 @@ std::string flarec::request(const MixerDescription &description) {
     throw Error(fmt::format("TF32 is a precision of f32 on a GPU; leave it out "
                             "for {} on {}",
                             name(dtype), target));
-  Json json = {{"version", version()},
-               {"mixer",
-                {{"head_dim", headDim},
-                 {"latents", latents},
-                 {"dtype", name(dtype)},
-                 {"gradients", ordered}}}};
-  return dump(finish(std::move(json), target, configuration, tf32));
+  Json mixer = {{"head_dim", headDim},
+                {"latents", latents},
+                {"dtype", name(dtype)},
+                {"gradients", ordered}};
+  if (ragged)
+    mixer["ragged"] = true;
+  if (masked)
+    mixer["masked"] = true;
+  return dump(finish({{"version", version()}, {"mixer", mixer}}, target,
+                     configuration, tf32));
 }
 
 std::string flarec::request(const std::string &source,

@@ -18,7 +18,8 @@ namespace {
 template <typename T> using Names = std::vector<std::pair<const char *, T>>;
 
 const Names<DType> types = {
-    {"f32", DType::F32}, {"bf16", DType::BF16}, {"f16", DType::F16}};
+    {"f32", DType::F32}, {"bf16", DType::BF16}, {"f16", DType::F16},
+    {"i32", DType::I32}, {"i8", DType::I8}};
 const Names<CodeKind> codeKinds = {
     {"ptx", CodeKind::Ptx}, {"cubin", CodeKind::Cubin}, {"elf", CodeKind::Elf}};
 const Names<Isa> isas = {
@@ -26,7 +27,8 @@ const Names<Isa> isas = {
 const Names<Role> roles = {{"input", Role::Input},
                            {"result", Role::Result},
                            {"workspace", Role::Workspace}};
-const Names<Index> indices = {{"n", Index::Tokens}, {"m", Index::Latents}};
+const Names<Index> indices = {
+    {"n", Index::Tokens}, {"m", Index::Latents}, {"b", Index::Batch}};
 const Names<Grid> grids = {{"sweep", Grid::Sweep}, {"latents", Grid::Latents}};
 
 template <typename T> const char *nameOf(const Names<T> &names, T value) {
@@ -137,6 +139,9 @@ TensorSpec parseTensor(const Node &node) {
                                               : node["rows"].integer(1, any);
   tensor.columns = node["columns"].integer(0, any);
   tensor.type = node["type"].oneOf(types);
+  bool integers = tensor.type == DType::I32 || tensor.type == DType::I8;
+  if ((integers || tensor.index == Index::Batch) && tensor.role != Role::Input)
+    node.fail("integers and what belongs to the batch alone are inputs");
   if (node.has("sweep")) {
     if (tensor.role != Role::Workspace)
       node.fail("only workspace tensors have a sweep");
@@ -240,8 +245,9 @@ FunctionSpec parseFunction(const Node &node, const Manifest &manifest) {
 std::string_view flarec::name(DType type) { return nameOf(types, type); }
 
 std::string flarec::describe(const TensorSpec &tensor) {
-  std::string rows =
-      tensor.index == Index::Tokens ? "n" : fmt::format("m={}", tensor.rows);
+  std::string rows = tensor.index == Index::Tokens  ? "n"
+                     : tensor.index == Index::Batch ? "b"
+                                                    : fmt::format("m={}", tensor.rows);
   std::string columns =
       tensor.columns ? fmt::format(", d={}", tensor.columns) : "";
   return fmt::format("{}<{}{}, {}>{}", tensor.name, rows, columns,

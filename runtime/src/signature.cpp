@@ -32,6 +32,19 @@ public:
                 .type = type,
                 .reduced = reduced});
   }
+  /// Which tokens there are, where not all.
+  Tensors &presence() {
+    if (description.ragged)
+      add({.name = "range",
+           .role = Role::Input,
+           .index = Index::Batch,
+           .rows = 1,
+           .columns = 2,
+           .type = DType::I32});
+    if (description.masked)
+      add({.name = "mask", .role = Role::Input, .type = DType::I8});
+    return *this;
+  }
   Tensors &add(TensorSpec tensor) {
     all.push_back(std::move(tensor));
     return *this;
@@ -48,6 +61,7 @@ std::vector<TensorSpec> forward(const MixerDescription &d) {
       .latents("q", Role::Input, d.dtype, d.headDim)
       .tokens("k", Role::Input)
       .tokens("v", Role::Input)
+      .presence()
       .tokens("y", Role::Result)
       .latents("z", Role::Result, DType::F32, d.headDim)
       .latents("lse_encode", Role::Result, DType::F32, 0)
@@ -61,6 +75,7 @@ std::vector<TensorSpec> backward(const MixerDescription &d) {
       .latents("q", Role::Input, d.dtype, d.headDim)
       .tokens("k", Role::Input)
       .tokens("v", Role::Input)
+      .presence()
       .tokens("y", Role::Input)
       .latents("z", Role::Input, DType::F32, d.headDim)
       .latents("lse_encode", Role::Input, DType::F32, 0)

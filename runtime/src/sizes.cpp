@@ -66,6 +66,8 @@ int64_t flarec::gridBlocks(const FunctionSpec &function,
 
 int64_t flarec::elements(const FunctionSpec &function, const TensorSpec &tensor,
                          const Sizes &sizes) {
+  if (tensor.index == Index::Batch)
+    return product(sizes, {sizes.batch, tensor.columns});
   int64_t batches = tensor.reduced ? sizes.latentBatch : sizes.batch;
   int64_t parts = tensor.sweep < 0
                       ? 1

@@ -114,6 +114,16 @@ class Compile(Case):
                 self.compile(*SMALL, "--target", "sm_80", *option, "-o", self.path("m.flare"))
                 self.assertEqual(manifest(self.path("m.flare"))["functions"][0]["tensors"][0]["type"], dtype)
 
+    def test_which_tokens_there_are(self):
+        for options, names in (([], []), (["--ragged"], ["range"]), (["--masked"], ["mask"]), (["--masked", "--ragged"], ["range", "mask"])):
+            with self.subTest(options):
+                self.compile(*SMALL, "--target", "sm_80", *options, "-o", self.path("m.flare"))
+                m = manifest(self.path("m.flare"))
+                tensors = m["functions"][0]["tensors"]
+                self.assertEqual([t["name"] for t in tensors if t["role"] == "input"], ["q", "k", "v", *names])
+                fields = "".join(f',"{f}":true' for f, n in (("ragged", "range"), ("masked", "mask")) if n in names)
+                self.assertEqual(m["key"], key(request(target="sm_80").replace("},", fields + "},", 1)))
+
     def test_the_key_is_the_runtimes(self):
         cases = {"": [], "qkv": ["--grad"], "qv": ["--grad=v,q"]}
         for gradients, options in cases.items():

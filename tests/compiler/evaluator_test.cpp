@@ -74,6 +74,47 @@ TEST(Evaluator, RoundsOnlyWhenAsked) {
   EXPECT_EQ(p.evaluate("f", a, {false, true})["result0"].data, (std::vector<double>{1.0, 1.0 + 4.0 / 256}));
 }
 
+/// Tokens `at` of a batch alone.
+Array taken(const Array &a, int64_t batch, const std::vector<int64_t> &at) {
+  Array r{a.shape, {}};
+  r.shape[0] = 1;
+  r.shape[2] = at.size();
+  int64_t width = a.shape.size() > 3 ? a.shape[3] : 1;
+  for (int64_t h = 0; h < a.shape[1]; ++h)
+    for (int64_t n : at)
+      for (int64_t d = 0; d < width; ++d)
+        r.data.push_back(a.data[((batch * a.shape[1] + h) * a.shape[2] + n) * width + d]);
+  return r;
+}
+
+TEST(Evaluator, TokensThatAreNotThere) {
+  Program p(mixerOfPresent(3, 4, "f32", true, true)), plain(mixer(3, 4, "f32"));
+  std::mt19937 rng(5);
+  Named a = randomArguments(p.function("mixer"), {3, 2, 6, true}, rng);
+  a["range"] = {{3, 1, 2}, {1, 5, 3, 3, 0, 6}};
+  a["mask"] = {{3, 1, 6}, {1, 1, 0, 7, 1, 1, /**/ 1, 1, 1, 1, 1, 1, /**/ 0, 1, 0, 0, 0, 0}};
+  const std::vector<int64_t> there[] = {{1, 3, 4}, {}, {1}};
+  for (int64_t b = 0; b < 3; ++b)
+    for (int64_t n = 0; n < 6; ++n)
+      if (!llvm::is_contained(there[b], n))
+        for (int64_t i = 0; i < 8; ++i) // 2 heads of 4 channels
+          a["k"].data[((b * 2 + i / 4) * 6 + n) * 4 + i % 4] = a["v"].data[((b * 2 + i / 4) * 6 + n) * 4 + i % 4] = std::nan("");
+  Array y = p.evaluate("mixer", a)["result0"];
+  ASSERT_EQ(y.shape, (std::vector<int64_t>{3, 2, 6, 4}));
+  double sum = 0;
+  for (int64_t b = 0; b < 3; ++b) {
+    Named alone{{"q", a["q"]}, {"scale", a["scale"]}, {"k", taken(a["k"], b, there[b])}, {"v", taken(a["v"], b, there[b])}};
+    Array expected = plain.evaluate("mixer", alone)["result0"];
+    EXPECT_LT(difference(taken(y, b, there[b]), expected), 1e-14) << b;
+    for (double v : expected.data)
+      sum += std::abs(v);
+  }
+  double all = 0; // so the others are 0
+  for (double v : y.data)
+    all += std::abs(v);
+  EXPECT_NEAR(all, sum, 1e-12);
+}
+
 TEST(Evaluator, RefusesWrongArguments) {
   Program p(mixer(3, 4, "f32"));
   std::mt19937 rng(4);

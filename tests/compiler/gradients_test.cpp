@@ -92,6 +92,17 @@ TEST(Gradients, Mixer) {
     }
 }
 
+TEST(Gradients, OfTheTokensThatAreThere) {
+  for (auto [range, mask] : {std::pair(true, false), {false, true}, {true, true}})
+    for (bool shared : {false, true}) {
+      Program p(mixerOfPresent(5, 4, "f32", range, mask));
+      std::mt19937 rng(15);
+      Named a = randomArguments(p.function("mixer"), {2, 2, 9, shared}, rng);
+      p = checkGradients(std::move(p), "mixer", a, rng);
+      EXPECT_EQ(p.function("mixer_backward").getNumResults(), 3u); // what there is has no gradient
+    }
+}
+
 // Both halves with keys of their own (dedicated K projections), and latents that differ too.
 TEST(Gradients, MixerWithTwoSetsOfKeysAndLatents) {
   Program p(R"(func.func @f(%q: !flare.tensor<m=3, d=4, f32>, %p: !flare.tensor<m=3, d=4, f32>, %k: !flare.tensor<n, d=4, f32>,

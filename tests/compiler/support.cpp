@@ -98,6 +98,14 @@ Named randomArguments(func::FuncOp f, const Sizes &sizes, std::mt19937 &rng, dou
   for (BlockArgument v : f.getArguments()) {
     Array a = Array::number(0.7);
     if (auto t = dyn_cast<flare::FlareTensorType>(v.getType())) {
+      if (t.isRange() || t.isMask()) {
+        a.shape = {sizes.batches, 1, t.isRange() ? 2 : sizes.tokens};
+        a.data.clear();
+        for (int64_t i = 0; i < Array::size(a.shape); ++i)
+          a.data.push_back(t.isRange() ? (i % 2 ? sizes.tokens - i / 2 % 2 : sizes.tokens / 2) : i * 7 % 3 != 0);
+        r[argumentName(f, v.getArgNumber())] = a;
+        continue;
+      }
       a.shape = {sizes.sharedLatents && !t.getTokens() ? 1 : sizes.batches, sizes.heads};
       if (t.getTokens())
         a.shape.push_back(sizes.tokens);
@@ -224,6 +232,13 @@ std::string mixer(int latents, int channels, const std::string &type) {
          " {\n  %z, %le = flare.encode %q, %k, %v scale %s : " + q + ", " + n + ", " + n + " -> " + z + ", " + lm +
          "\n  %y, %ld = flare.decode %k, %q, %z scale %s : " + n + ", " + q + ", " + z + " -> " + n + ", " + ln +
          "\n  return %y : " + n + "\n}\n";
+}
+
+std::string mixerOfPresent(int latents, int channels, const std::string &type, bool range, bool mask) {
+  std::string text = mixer(latents, channels, type), at = ", %s: f32";
+  std::string arguments = std::string(range ? ", %range: !flare.tensor<d=2, i32> {flare.name = \"range\"}" : "") +
+                          (mask ? ", %mask: !flare.tensor<n, i8> {flare.name = \"mask\"}" : "");
+  return text.insert(text.find(at), arguments);
 }
 
 std::string encodeAlone(int latents, int channels, const std::string &type) {

@@ -44,7 +44,8 @@ struct Sizes {
   bool sharedLatents = false;
 };
 
-/// Normally distributed values for every argument of a function; numbers (f32) get 0.7.
+/// Normally distributed values for every argument of a function; numbers (f32) get 0.7. About half of the tokens are in a range, two thirds
+/// there by a mask.
 Named randomArguments(mlir::func::FuncOp f, const Sizes &sizes, std::mt19937 &rng, double deviation = 1.0);
 Array randomLike(const Array &a, std::mt19937 &rng, double deviation = 1.0);
 
@@ -61,6 +62,8 @@ Named backwardArguments(Program &differentiated, const std::string &name, const 
 
 /// flare source of the mixer; saved and stored as `type`.
 std::string mixer(int latents, int channels, const std::string &type);
+/// The same of the tokens that are in a `range`, and there by a `mask`.
+std::string mixerOfPresent(int latents, int channels, const std::string &type, bool range, bool mask);
 std::string encodeAlone(int latents, int channels, const std::string &type);
 std::string decodeAlone(int latents, int channels, const std::string &type);
 

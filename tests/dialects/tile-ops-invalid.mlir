@@ -415,3 +415,27 @@ func.func @mask(%x: !tile.tile<n=16, m=16, f32>, %i: index) {
   %z = tile.mask %x over d first %i limit %i fill 0.0 : !tile.tile<n=16, m=16, f32> -> !tile.tile<n=16, m=16, f32>
   return
 }
+
+// -----
+
+func.func @exceeds(%x: !tile.tile<n=16, m=16, f32>, %limit: !tile.tile<m=32, f32>) {
+  // expected-error @+1 {{compares pairs with one number a row, got '!tile.tile<n=16, m=16, f32>' and '!tile.tile<m=32, f32>'}}
+  %any = tile.exceeds %x, %limit by 8.0 : !tile.tile<n=16, m=16, f32>, !tile.tile<m=32, f32>
+  return
+}
+
+// -----
+
+func.func @where(%m: !tile.tile<n=16, f32>, %x: !tile.tile<n=16, m=16, f32>) {
+  // expected-error @+1 {{the mask must be of tokens and i8, got '!tile.tile<n=16, f32>'}}
+  %z = tile.where %m, %x else 0.0 : !tile.tile<n=16, f32>, !tile.tile<n=16, m=16, f32> -> !tile.tile<n=16, m=16, f32>
+  return
+}
+
+// -----
+
+func.func @where_tokens(%m: !tile.tile<n=32, i8>, %x: !tile.tile<n=16, m=16, f32>) {
+  // expected-error @+1 {{'!tile.tile<n=16, m=16, f32>' has not the tokens of the mask '!tile.tile<n=32, i8>'}}
+  %z = tile.where %m, %x else 0.0 : !tile.tile<n=32, i8>, !tile.tile<n=16, m=16, f32> -> !tile.tile<n=16, m=16, f32>
+  return
+}

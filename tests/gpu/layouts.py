@@ -39,6 +39,27 @@ def check(name, ops, q, k, v, g, dtype):
     report(name, worst <= limit, f"relative rms error {worst:.1e}")
 
 
+def ragged(name, ops, q, k, v, g, dtype):
+    """Lengths, the same as a mask, and the same tokens packed, against each batch's own tokens."""
+    b, n = k.shape[0], k.shape[2]
+    lengths = torch.tensor([n * (1 + i) // (b + 1) for i in range(b)], dtype=torch.int32, device=k.device)
+    there = torch.arange(n, device=k.device) < lengths[:, None]
+    take = lambda t: torch.cat([x[:, :l].transpose(0, 1) for x, l in zip(t, lengths.tolist())])  # [total, H, D]
+    cu = torch.cat([torch.zeros_like(lengths[:1]), lengths.cumsum(0, dtype=torch.int32)])
+    padded = gradients(lambda *x: ops.mixer(*x, 1.0, lengths=lengths), q, k, v, g)
+    packed = gradients(lambda *x: ops.mixer(*x, 1.0, cu_seqlens=cu), q, take(k), take(v), take(g))
+    masked = gradients(lambda *x: ops.mixer(*x, 1.0, mask=there), q, k, v, g)
+    exact = [gradients(lambda q, k, v: flarec_test.dense(q, k, v)[0], q.double(), *(t[i : i + 1, :, :l].double() for t in (k, v, g))) for i, l in enumerate(lengths.tolist())]
+    worst = 0.0
+    for i, (a, m, p) in enumerate(zip(padded, masked, packed)):
+        e = sum(x[1] for x in exact) if i == 1 else torch.cat([x[i][0].transpose(0, 1) for x in exact])
+        for t in ((a, m, p) if i == 1 else (take(a), take(m), p)):
+            scale = e.square().mean().sqrt().item() + 1e-3
+            worst = max(worst, (t.double() - e).square().mean().sqrt().item() / scale)
+    absent = all((t.transpose(1, 2)[~there] == 0).all().item() for results in (padded, masked) for i, t in enumerate(results) if i != 1)
+    report(name, worst <= (2e-2 if dtype == torch.bfloat16 else 1e-5) and absent, f"relative rms error {worst:.1e}{'' if absent else ', rows of absent tokens are not 0'}")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--small", action="store_true")
@@ -61,6 +82,7 @@ def main():
                   tokens_major(), dtype)
             odd = r(b, n, h * d + 1)[..., 1:].unflatten(-1, (h, d)).transpose(1, 2)
             check(f"{shape} rows off 16 bytes", ops, q, odd, odd, tokens_major(), dtype)
+            ragged(f"{shape} lengths, mask, packed", ops, q, tokens_major(), tokens_major(), tokens_major(), dtype)
             check(f"{shape} batched q, expanded gradient", ops, r(b, h, m, d), tokens_major(), tokens_major(), r(1, 1, 1, 1).expand(b, h, n, d), dtype)
     if not args.small:
         for dtype in (torch.bfloat16, torch.float32):

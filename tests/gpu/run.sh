@@ -51,6 +51,7 @@ for dtype in bf16 fp32 fp16; do
   pooled+=($!)
 done
 check "layouts, repeatability, streams, graphs, non-finite values" python3 tests/gpu/layouts.py
+check "masks, lengths, packed sequences" env FLAREC_TEST_DEVICE=cuda python3 tests/ops/test_masks.py
 for pid in "${pooled[@]}"; do wait "$pid"; done
 for dtype in bf16 fp32 fp16; do
   last=$(tail -n 1 "$out/pooled-$dtype.txt")

@@ -29,3 +29,11 @@ func.func @sweep(%k: !flare.tensor<n, f32> {flare.name = "k"}) -> !flare.tensor<
   %r = "test.opaque"(%k) : (!flare.tensor<n, f32>) -> !flare.tensor<n, f32>
   return %r : !flare.tensor<n, f32>
 }
+
+// -----
+
+// expected-error @+1 {{a flare function has one range and one mask of its tokens at most; @masks has two of '!flare.tensor<n, i8>'}}
+func.func @masks(%k: !flare.tensor<n, f32> {flare.name = "k"}, %a: !flare.tensor<n, i8>, %b: !flare.tensor<n, i8>) -> !flare.tensor<n, f32> {
+  %r = flare.neg %k : !flare.tensor<n, f32>
+  return %r : !flare.tensor<n, f32>
+}

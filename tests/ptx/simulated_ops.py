@@ -12,7 +12,7 @@ sys.path[:0] = [HERE, os.path.dirname(HERE)]
 import artefact
 import simulator
 
-TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "i32": torch.int32, "i8": torch.uint8}
 NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
 
@@ -39,6 +39,7 @@ class Function:
         memory = simulator.GlobalMemory()
         slots, results, addresses = [], [], []
         inputs = iter(inputs)
+        ragged = any(t["index"] == "b" for t in self.function["tensors"])
         for tensor in self.function["tensors"]:
             if tensor["role"] == "input":
                 given = next(inputs)
@@ -59,6 +60,8 @@ class Function:
                 size = math.prod(shape) * TYPES[tensor["type"]].itemsize
                 address, strides = memory.allocate(size), artefact.strides(shape)
                 if tensor["role"] == "result":
+                    if ragged:  # tokens outside of all ranges are not written
+                        memory.write(address, bytes(size))
                     results.append((address, size, shape, tensor))
             addresses.append((address, strides, tensor))
             slots += [address, *strides]
@@ -97,10 +100,11 @@ class Ops:
         self.library, self.target, self.config, self.gradients = library, target, config, gradients
         self.artefacts = {}
 
-    def functions(self, head_dim, latents, dtype):
-        key = (head_dim, latents, dtype)
+    def functions(self, head_dim, latents, dtype, **presence):
+        key = (head_dim, latents, dtype, *presence)
         if key not in self.artefacts:
-            request = {"mixer": {"head_dim": head_dim, "latents": latents, "dtype": NAMES[dtype], "gradients": self.gradients}, "target": self.target, "config": self.config}
+            mixer = {"head_dim": head_dim, "latents": latents, "dtype": NAMES[dtype], "gradients": self.gradients, **presence}
+            request = {"mixer": mixer, "target": self.target, "config": self.config}
             manifest, modules = artefact.compile_ptx(self.library, request)
             self.artefacts[key] = tuple(Function(manifest, modules, name) for name in ("mixer_forward", "mixer_backward"))
         return self.artefacts[key]
@@ -120,3 +124,38 @@ class Ops:
         given = dict(grad_y=grad_y, q=latents, k=k, v=v, y=y, z=z, lse_encode=lse_encode, lse_decode=lse_decode)
         grads = backward(*[given[t["name"]] for t in backward.function["tensors"] if t["role"] == "input"], scale=scale, sizes=sizes)
         return tuple(g[0] if q.dim() == 3 and i == 0 else g for i, g in enumerate(grads))
+
+    def present_mixer(self, q, k, v, grad_y, scale, mask=None, lengths=None, cu_seqlens=None):
+        """A mixer of the tokens that are there, as ops.h has them: y, z, lse_encode, lse_decode, grad_q, grad_k, grad_v."""
+        packed = cu_seqlens is not None
+        batch = len(cu_seqlens) - 1 if packed else k.shape[0]
+        presence, given = {}, {}
+        if packed or lengths is not None:
+            presence["ragged"] = True
+            first, end = (cu_seqlens[:-1], cu_seqlens[1:]) if packed else (torch.zeros_like(lengths), lengths)
+            given["range"] = torch.stack([first, end], 1)[:, None, None]
+        if mask is not None:
+            presence["masked"] = True
+            given["mask"] = (mask.expand(batch, -1) if packed else mask).to(torch.uint8)[:, None].expand(-1, q.shape[-3], -1)  # the same for all heads
+
+        def rows(t):  # of all sequences for each, as the batch stride 0 says
+            return (t.transpose(0, 1) if t.dim() == 3 else t).unsqueeze(0).expand(batch, *(-1,) * t.dim()) if packed else t
+
+        given |= dict(q=q.unsqueeze(0) if q.dim() == 3 else q, k=rows(k), v=rows(v), grad_y=rows(grad_y))
+        sizes = (*given["k"].shape[:3], 1 if q.dim() == 3 else batch)
+        forward, backward = self.functions(q.shape[-1], q.shape[-2], k.dtype, **presence)
+
+        def call(function):
+            inputs = [given[t["name"]] for t in function.function["tensors"] if t["role"] == "input"]
+            results = function(*inputs, scale=scale, sizes=sizes)
+            names = [t["name"] for t in function.function["tensors"] if t["role"] == "result"]
+            for name, t in zip(names, results):
+                if packed and name in ("y", "lse_decode", "grad_k", "grad_v"):  # each row was written in one batch
+                    t = t.sum(0)
+                    t = t.transpose(0, 1) if t.dim() == 3 else t
+                    given[name] = rows(t)
+                else:
+                    given[name] = t
+                yield t[0] if name == "grad_q" and q.dim() == 3 else t
+
+        return (*call(forward), *call(backward))

@@ -23,6 +23,12 @@ TEST(Description, RequestIsCanonical) {
   MixerDescription shuffled = valid;
   shuffled.gradients = "vqk";
   EXPECT_EQ(request(shuffled), request(valid));
+  MixerDescription present = valid;
+  present.ragged = present.masked = true;
+  EXPECT_EQ(
+      request(present),
+      begin +
+          R"("mixer":{"head_dim":8,"latents":128,"dtype":"bf16","gradients":"qkv","ragged":true,"masked":true},"target":"sm_90a","config":""})");
   EXPECT_EQ(request("func \"x\"\n", "host"),
             begin + R"("source":"func \"x\"\n","target":"host","config":""})");
   EXPECT_EQ(request("func \"x\"\n", "host", "q,k"),

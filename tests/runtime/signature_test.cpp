@@ -71,6 +71,30 @@ TEST(Signature, WhatFitsIsTaken) {
   EXPECT_EQ(errorAfter([](Manifest &) {}), "(no error)");
 }
 
+TEST(Signature, WhichTokensThereAreIsSaidAfterV) {
+  MixerDescription present = wanted;
+  present.ragged = present.masked = true;
+  Manifest given = manifest();
+  TensorSpec range{.name = "range",
+                   .index = Index::Batch,
+                   .rows = 1,
+                   .columns = 2,
+                   .type = DType::I32};
+  for (auto [function, v] : {std::pair(0, 2), std::pair(1, 3)}) {
+    auto &tensors = given.functions[size_t(function)].tensors;
+    tensors.insert(tensors.begin() + v + 1,
+                   {range, {.name = "mask", .type = DType::I8}});
+  }
+  EXPECT_EQ(errorOf([&] { checkServes(given, present); }), "(no error)");
+  EXPECT_THAT(errorOf([&] { checkServes(given, wanted); }),
+              HasSubstr("mixer_forward has 9 tensors, not 7"));
+  EXPECT_THAT(errorOf([&] { checkServes(manifest(), present); }),
+              HasSubstr("mixer_forward has 7 tensors, not 9"));
+  given.functions[0].tensors[3].type = DType::F32;
+  EXPECT_THAT(errorOf([&] { checkServes(given, present); }),
+              HasSubstr("range<b, d=2, f32>, not range<b, d=2, i32>"));
+}
+
 TEST(Signature, WhatDoesNotFitIsNamed) {
   EXPECT_THAT(errorAfter([](Manifest &m) { m.target = "sm_80"; }),
               HasSubstr("for sm_80, not sm_90a"));

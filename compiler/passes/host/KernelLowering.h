@@ -13,6 +13,7 @@
 #include "passes/HostLayouts.h"
 #include "passes/host/Vectors.h"
 #include "llvm/ADT/MapVector.h"
+#include <optional>
 
 namespace flarec::host {
 
@@ -36,6 +37,7 @@ struct Rows {
   Value base, stride; // bytes
   int64_t channels;   // 0: one number a row
   Type element;
+  Value there{}, thereStride{}; // the same of the mask's bytes; null: all rows are there
 };
 /// A tile of several blocks, or one that outlives the tile of tokens.
 struct Parked {
@@ -58,7 +60,8 @@ struct KernelLowering : Emit {
   tile::KernelOp kernel;
   tile::ConfigAttr config; // null: a merge
   Index rows = Index::m, cols = Index::n;
-  Value batches, heads, tokens, latentBatches, splits;                             // of the whole launch
+  Value batches, heads, tokens, latentBatches, splits;                             // of the whole launch; of tokens those of the batch's range
+  std::optional<Tensor> mask;                                                      // which tokens of the range are there
   Value batch, split, rowGroup, head, firstHead, headsHere, mayStore;              // of this block
   Value scratch, headBase;
   bool tileIsFull = false; // no token past the last one
@@ -91,7 +94,7 @@ struct KernelLowering : Emit {
   bool hasColumns(TileType t) { return t.size(cols) != 0; }
   static bool isElementwise(Operation *op) {
     return isa<tile::AddOp, tile::SubOp, tile::MulOp, tile::MaxOp, tile::NegOp, tile::Exp2Op, tile::Log2Op, tile::RcpOp, tile::BroadcastOp,
-               tile::ScaleOp, tile::CastOp>(op);
+               tile::ScaleOp, tile::CastOp, tile::WhereOp>(op);
   }
   /// Whether an op is in a branch for bounded scores, and whether in one for others.
   static bool isFast(Operation *op) {
@@ -112,7 +115,11 @@ struct KernelLowering : Emit {
 
   void identify(Value block);
   static int64_t mergeBlocks(tile::KernelOp kernel);
+  void keepToRange(const Tensor &range);
   Rows rowsOf(const Tensor &t, Value first);
+  Rows from(Rows r, Value row);
+  Value isThere(const Rows &r, Value row);
+  Registers ofPresent(const Rows &r, Value left, Registers x);
   Value piece(const Rows &r, Value row, int64_t first);
   Registers loadRowsAt(const Rows &r, ArrayRef<Value> row, int64_t width);
   Registers loadRows(Rows r, Value left, int64_t width);

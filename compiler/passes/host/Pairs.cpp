@@ -143,6 +143,10 @@ void KernelLowering::stageRows(const StageAt &s, int64_t width, Value base, int6
   int64_t size = bytesOf(e);
   loop(c64(0), real, 1, [&](Value i) {
     Value from = offset(s.rows.base, mul(i, s.rows.stride)), to = offset(base, mul(i, rowBytes));
+    Value there = s.rows.there ? isThere(s.rows, i) : Value();
+    auto store = [&](Value v, Value p, int64_t align) {
+      Emit::store(there ? select(there, v, arith::ConstantOp::create(b, loc, b.getZeroAttr(v.getType()))) : v, p, align);
+    };
     if (!channels) {
       store(element(widen(splat(load(e, from, size), 1), s.rows.element), 0), to, 4);
       return;

@@ -35,11 +35,59 @@ int64_t KernelLowering::mergeBlocks(tile::KernelOp kernel) {
 
 //===-- 16 rows between memory and registers -------------------------------//
 
+/// Makes the batch's range of the tokens all there is. Whatever it says, nothing outside of the N rows is read or written.
+void KernelLowering::keepToRange(const Tensor &range) {
+  Value p = offset(range.pointer, mul(mul(batch, range.strideB), 4));
+  auto bound = [&](int64_t i, Value least) {
+    Value given = arith::ExtSIOp::create(b, loc, i64(), load(b.getI32Type(), offset(p, 4 * i), 4));
+    return max(min(given, tokens), least);
+  };
+  Value first = bound(0, c64(0)), end = bound(1, first);
+  for (Value a : program.getRegion().getArguments())
+    if (auto it = tensors.find(a); it != tensors.end() && it->second.type.getTokens()) {
+      Tensor &t = it->second;
+      t.pointer = offset(t.pointer, mul(mul(first, t.strideRow), bytesOf(t.type.getElement())));
+    }
+  tokens = sub(end, first);
+}
+
 /// Rows of this batch and head from row `first` on.
 Rows KernelLowering::rowsOf(const Tensor &t, Value first) {
   int64_t size = bytesOf(t.type.getElement());
   Value at = add(add(mul(batch, t.strideB), mul(head, t.strideH)), mul(first, t.strideRow));
-  return {offset(t.pointer, mul(at, size)), mul(t.strideRow, size), t.type.getChannels(), t.type.getElement()};
+  Rows r{offset(t.pointer, mul(at, size)), mul(t.strideRow, size), t.type.getChannels(), t.type.getElement()};
+  if (mask && t.type.getTokens() && !t.type.isMask()) {
+    r.there = offset(mask->pointer, add(mul(batch, mask->strideB), mul(first, mask->strideRow)));
+    r.thereStride = mask->strideRow;
+  }
+  return r;
+}
+
+/// The rows from row `row` of these on.
+Rows KernelLowering::from(Rows r, Value row) {
+  r.base = offset(r.base, mul(row, r.stride));
+  if (r.there)
+    r.there = offset(r.there, mul(row, r.thereStride));
+  return r;
+}
+
+/// Is the token of a row there by the mask?
+Value KernelLowering::isThere(const Rows &r, Value row) { return asFlag(load(b.getI8Type(), offset(r.there, mul(row, r.thereStride)), 1)); }
+
+/// 16 rows, those of tokens that are not there 0. There are `left` (null: 16 or more), so that no byte beyond is read.
+Registers KernelLowering::ofPresent(const Rows &r, Value left, Registers x) {
+  if (!r.there)
+    return x;
+  Value bytes = LLVM::PoisonOp::create(b, loc, VectorType::get(lanes, b.getI8Type()));
+  for (int64_t i = 0; i < lanes; ++i) {
+    Value row = left && !tileIsFull ? min(c64(i), add(left, -1)) : c64(i);
+    bytes = LLVM::InsertElementOp::create(b, loc, bytes, load(b.getI8Type(), offset(r.there, mul(row, r.thereStride)), 1), c32(i));
+  }
+  Value zero = arith::ConstantOp::create(b, loc, b.getZeroAttr(bytes.getType()));
+  Value there = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, bytes, zero);
+  for (Value &v : x)
+    v = select(there, v, all(0));
+  return x;
 }
 
 /// Channels [first, first + 4) of a row.
@@ -108,7 +156,7 @@ Registers KernelLowering::loadRows(Rows r, Value left, int64_t width) {
   SmallVector<Value> row{r.base};
   while (int64_t(row.size()) < lanes)
     row.push_back(offset(row.back(), r.stride));
-  return loadRowsAt(r, row, width);
+  return ofPresent(r, left, loadRowsAt(r, row, width));
 }
 
 /// Which lanes are below a count (i64).
@@ -122,6 +170,7 @@ Value KernelLowering::below(Value count) {
 }
 
 void KernelLowering::storeRows(const Rows &r, Value left, Registers x) {
+  x = ofPresent(r, left, x);
   if (!left || tileIsFull)
     return storeAllRows(r, x);
   int64_t bytes = std::max<int64_t>(1, r.channels) * bytesOf(r.element);
@@ -240,6 +289,10 @@ Value KernelLowering::apply(Operation *op, function_ref<Value(Value)> get) {
       .Case([&](tile::BroadcastOp o) { return get(o.getA()); })
       .Case([&](tile::ScaleOp o) { return fmul(get(o.getA()), splat(number(o.getFactor()))); })
       .Case([&](tile::CastOp o) { return rounded(get(o.getA()), tileType(o.getOut()).getElement()); })
+      .Case([&](tile::WhereOp o) {
+        Value there = compare(arith::CmpFPredicate::UNE, get(o.getMask()), all(0));
+        return select(there, get(o.getX()), all(o.getFill().convertToDouble()));
+      })
       .Default([](Operation *) { return Value(); });
 }
 
@@ -345,8 +398,7 @@ void KernelLowering::emit(tile::ReadOp op) {
     return;
   }
   Value at = number(op.getAt());
-  Rows r = s.rows;
-  r.base = offset(r.base, mul(at, r.stride));
+  Rows r = from(s.rows, at);
   tiles[op.getTile()] = loadRows(r, sub(s.left, at), op.getTile().getType().getD());
 }
 
@@ -451,8 +503,7 @@ void KernelLowering::emit(tile::BoundedOp op) {
   }
   auto answer = [&]() -> Registers {
     Registers worst = loop(c64(0), c64(T), lanes, {all(0)}, [&](Value first, const Registers &state) -> Registers {
-      Rows r = s.rows;
-      r.base = offset(r.base, mul(first, r.stride));
+      Rows r = from(s.rows, first);
       return {maxNaN(state[0], squares(loadRows(r, {}, op.getStage().getType().getD())))};
     });
     return {isSmall(worst[0])};

@@ -67,6 +67,8 @@ Value Emit::widen(Value v, Type e) { // a vector of e, as f32
   if (e.isF32())
     return v;
   int64_t n = cast<VectorType>(v.getType()).getNumElements();
+  if (e.isInteger())
+    return arith::UIToFPOp::create(b, loc, vec(n), v);
   if (e.isBF16()) {
     auto wide = VectorType::get(n, b.getI32Type());
     Value bits = arith::ExtUIOp::create(b, loc, wide, v);

@@ -56,7 +56,7 @@ struct Emit : lowering::Scalars {
   void withoutDenormals(function_ref<void()> body);
 
   /// The type that memory has of an element type; widen makes f32 of it.
-  Type stored(Type e) { return e.isF32() ? e : Type(b.getI16Type()); }
+  Type stored(Type e) { return e.isF32() || e.isInteger() ? e : Type(b.getI16Type()); }
   Value widen(Value v, Type e);
   Value narrow(Value v, Type e);
   Value narrowBits(Value v);

@@ -98,6 +98,17 @@ void KernelLowering::emit(tile::MaskOp op) {
   tiles[op.getOut()] = r;
 }
 
+void KernelLowering::emit(tile::WhereOp op) {
+  TileType t = tileType(op.getOut());
+  Registers there = matched(op.getMask(), t), x = matched(op.getX(), t), r;
+  if (failed(status))
+    return;
+  Value fill = cf(op.getFill().convertToDouble());
+  for (auto [c, v] : llvm::zip(there, x))
+    r.push_back(select(c, v, fill));
+  tiles[op.getOut()] = r;
+}
+
 void KernelLowering::emit(tile::ReduceOp op) {
   TileType from = tileType(op.getX()), to = tileType(op.getOut());
   Layout l = layoutOf(from), target = layoutOf(to);

@@ -7,6 +7,7 @@
 #include "passes/nvvm/Emit.h"
 #include "tile/Tile.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
+#include <optional>
 
 namespace flarec::nvvm {
 
@@ -68,6 +69,8 @@ struct KernelLowering : Emit {
   };
   DenseMap<Value, Parked> stashes;
   Value tokens, batches, heads, latentBatches, splits;
+  std::optional<Tensor> range, mask; // which tokens there are, as given
+  Value maskRow;                     // of the range's first token, batch 0
   Value lane, thread, worker, headInBlock, head, headIsReal, firstHead, batch, split, rowGroup;
   Value shared;
   int64_t stashHeadBytes = 0, sharedBytes = 0;
@@ -84,6 +87,10 @@ struct KernelLowering : Emit {
   //-- Prologue: who am I?
   void identify();
   int64_t mergeBlocks();
+  /// Makes the batch's range of the tokens all there is.
+  void keepToRange();
+  /// Is token n (i64) there by the mask? Asked only if `valid`; i1.
+  Value isThere(Value n, Value valid);
   /// The address of row `row` (i64) of this worker's head.
   Value rowAddress(const Tensor &t, Value row);
 
@@ -116,6 +123,7 @@ struct KernelLowering : Emit {
   void emit(tile::CastOp op);
   void emit(tile::SplitOp op);
   void emit(tile::MaskOp op);
+  void emit(tile::WhereOp op);
 
   //-- Exponentials
   void emit(tile::Exp2Op op);
@@ -240,6 +248,7 @@ struct KernelLowering : Emit {
   struct Cursor {
     Value left;
     Registers bytes;
+    Value first; // token (i64), for masks
   };
   Cursor cursorAt(tile::StreamOp op, Value tile);
   Cursor advance(tile::StreamOp op, const Cursor &cursor);

@@ -87,7 +87,12 @@ void KernelLowering::emit(tile::StoreOp op) {
         v = v ? select(is, all[i + j].second, v) : all[i + j].second;
         row = row ? select(is, here, row) : here;
       }
-      onlyIf(isValid(row), [&] { storeElement(e, v, addressOf(row)); });
+      Value valid = isValid(row);
+      onlyIf(valid, [&] {
+        if (mask && t.type.getTokens())
+          v = select(isThere(add(add(add(first, laneRow), tileFirst), row), valid), v, cf(0));
+        storeElement(e, v, addressOf(row));
+      });
     }
     return;
   }
@@ -97,7 +102,12 @@ void KernelLowering::emit(tile::StoreOp op) {
     mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, worker, c32(0)));
   for (auto &[rowOffset, values] : rows) {
     auto &list = values;
-    auto storeRow = [&, rowOffset = rowOffset] {
+    auto storeRow = [&, rowOffset = rowOffset](Value valid) {
+      if (mask && t.type.getTokens()) {
+        Value there = isThere(add(add(add(first, laneRow), tileFirst), rowOffset), valid);
+        for (auto &value : list)
+          value.second = select(there, value.second, cf(0));
+      }
       Value p = addressOf(c64(rowOffset));
       if (!d) {
         storeElement(e, list[0].second, p);
@@ -126,7 +136,8 @@ void KernelLowering::emit(tile::StoreOp op) {
         i += two ? 2 : 1;
       }
     };
-    onlyIf(isValid(c64(rowOffset)), storeRow);
+    Value valid = isValid(c64(rowOffset));
+    onlyIf(valid, [&] { storeRow(valid); });
   }
 }
 

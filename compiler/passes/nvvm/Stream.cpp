@@ -83,7 +83,7 @@ Copies KernelLowering::planCopies(tile::StreamOp op) {
 KernelLowering::Cursor KernelLowering::cursorAt(tile::StreamOp op, Value tile) {
   Value n = mul(tile, config.getTile());
   // No split has 2^30 tokens: that would be 16 GB of one head's.
-  Cursor cursor{narrow(min(sub(tokens, n), c64(1 << 30))), {}};
+  Cursor cursor{narrow(min(sub(tokens, n), c64(1 << 30))), {}, n};
   for (Value v : op.getTokens()) {
     const Tensor &t = tensors[v];
     cursor.bytes.push_back(mul(mul(n, t.strideRow), bytesOf(t.type.getElement())));
@@ -92,7 +92,7 @@ KernelLowering::Cursor KernelLowering::cursorAt(tile::StreamOp op, Value tile) {
 }
 
 KernelLowering::Cursor KernelLowering::advance(tile::StreamOp op, const Cursor &cursor) {
-  Cursor next{add(cursor.left, -config.getTile()), {}};
+  Cursor next{add(cursor.left, -config.getTile()), {}, add(cursor.first, config.getTile())};
   for (auto [v, bytes] : llvm::zip(op.getTokens(), cursor.bytes)) {
     const Tensor &t = tensors[v];
     next.bytes.push_back(add(bytes, mul(t.strideRow, config.getTile() * bytesOf(t.type.getElement()))));
@@ -117,6 +117,8 @@ void KernelLowering::issue(tile::StreamOp op, const Copies &copies, const Cursor
       target = offset(target, widen(mul(further, c.slot.rowBytes)));
     }
     Value valid = lt(ofTile, cursor.left);
+    if (mask && !t.type.isMask())
+      valid = both(valid, isThere(add(cursor.first, widen(ofTile)), valid));
     target = offset(target, c.slot.offset + c.tokensOn * c.slot.rowBytes);
     if (c.chunk >= 4 && (aligned || c.slot.isVector)) {
       // Outside: zeros are written, and nothing is read at an address that may be no one's.
@@ -232,6 +234,8 @@ void KernelLowering::emit(tile::StreamOp op) {
   // Loops carry the tile, its stage, where the next copies come from, and the body's state.
   Registers state{first, c32(0), cursor.left};
   state.append(cursor.bytes);
+  if (mask) // else nobody asks
+    state.push_back(cursor.first);
   unsigned firstOfBody = state.size();
   for (Value v : op.getInits())
     flatten(v, state);
@@ -270,9 +274,9 @@ void KernelLowering::emit(tile::StreamOp op) {
     // Everyone is done with the stage before this one: fill it again.
     Value refill = add(stage, stagesCount - 1);
     refill = select(lt(refill, c32(stagesCount)), refill, add(refill, -stagesCount));
-    Cursor cursor{after->getArgument(2), {}};
-    for (unsigned i = 3; i < firstOfBody; ++i)
-      cursor.bytes.push_back(after->getArgument(i));
+    Cursor cursor{after->getArgument(2), {}, mask ? after->getArgument(firstOfBody - 1) : c64(0)};
+    for (unsigned i = 0; i < slots.size(); ++i)
+      cursor.bytes.push_back(after->getArgument(3 + i));
     issue(op, copies, cursor, stageAddress(refill));
     cursor = advance(op, cursor);
     bind(after->getArguments());
@@ -286,6 +290,8 @@ void KernelLowering::emit(tile::StreamOp op) {
     Value following = add(stage, 1);
     Registers yields{add(t, 1), select(lt(following, c32(stagesCount)), following, c32(0)), cursor.left};
     yields.append(cursor.bytes);
+    if (mask)
+      yields.push_back(cursor.first);
     for (Value v : body.getTerminator()->getOperands())
       if (branch && v == branch.getCondition())
         yields.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(bool(mayRun))));
@@ -437,8 +443,15 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
   Registers r;
   if (s.slot.isVector) {
     Value base = offset(s.address, widen(mul(add(row, laneCoordinate(l, Axis::n)), size)));
-    for (int64_t i = 0; i < count; ++i)
-      r.push_back(load(f32(), offset(base, l.element(int(i), 0)[Axis::n] * size), 4));
+    for (int64_t i = 0; i < count; ++i) {
+      Value at = offset(base, l.element(int(i), 0)[Axis::n] * size);
+      if (!e.isInteger()) {
+        r.push_back(load(f32(), at, 4));
+        continue;
+      }
+      Value zero = arith::ConstantOp::create(b, loc, b.getI8IntegerAttr(0)); // of a mask what tile.where asks: is it not 0?
+      r.push_back(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, load(e, at, 1), zero));
+    }
     return r;
   }
   int64_t present = s.slot.slotBytes / size; // channels, whole units of 8; beyond them only padding

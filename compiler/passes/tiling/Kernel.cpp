@@ -192,6 +192,7 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
 LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
   latents = latentsOf(sweep);
   half = halfOf(sweep, host);
+  mask = maskOf(sweep);
   SmallVector<Value> tokens; // as the program holds them
   for (Value v : tokensRead(sweep))
     tokens.push_back(storage.tensor.lookup(v));

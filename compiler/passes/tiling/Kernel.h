@@ -17,6 +17,7 @@ struct SweepBuilder {
   Type half;    // 16-bit operand type, or null: f32 operands
   int64_t latents = 0;
   bool bounded = false; // do guards bound the fast version's exponentials?
+  Value mask; // of the tokens, or null
 
   Index rows, cols;
   DenseMap<Value, Value> stages; // token tensor (program argument) → staged tile

@@ -289,8 +289,27 @@ Value PairBody::maskColumns(Value x, Index over, double fill) {
   return tile::MaskOp::create(inner, s.loc, x.getType(), x, over, first, count, APFloat(float(fill)));
 }
 
+Value PairBody::ofPresent(Value x, double fill) {
+  if (!s.mask)
+    return x;
+  Value &known = present[x];
+  if (known)
+    return known;
+  Value mask = tokens[int(Role::Vector)]->eval(s.mask);
+  if (s.rows == Index::n)
+    mask = addIn(mask, sliced(cast<TileType>(mask.getType())));
+  return known = tile::WhereOp::create(inner, s.loc, x.getType(), mask, x, APFloat(float(fill)));
+}
+
+Value PairBody::summand(Value p) {
+  bool overTokens = llvm::any_of(p.getUsers(), [](Operation *u) { return reduces(u) && overOf(u) == Index::n; });
+  return overTokens ? ofPresent(pair(p), 0) : pair(p);
+}
+
+// What is summed over tokens is 0 for one that is not there. Its rows are staged as zeros, so that no other factor is NaN.
 void PairBody::step(Operation *op, SmallVector<Value> &state) {
   Location loc = s.loc;
+  bool overTokens = overOf(op) == Index::n;
   if (auto attend = dyn_cast<flare::AttendOp>(op)) {
     Index over = attend.getOver();
     // Padding has scores of 0. Their exponentials are masked where the form of these does not take an infinity.
@@ -302,6 +321,8 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     double unit = attend.getBase2() ? 1 : log2e; // of scores, in those of base 2
     auto constant = [&](Type t, double v) -> Value { return tile::ConstantOp::create(inner, loc, cast<TileType>(t), inner.getF32FloatAttr(v)); };
     if (safe) {
+      if (overTokens)
+        x = ofPresent(x, -std::numeric_limits<double>::infinity());
       auto [lazy, above, room] = safeReference(op, s.half);
       auto raise = [&]() -> SmallVector<Value> {
         Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
@@ -341,6 +362,8 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     Value e = tile::Exp2Op::create(inner, loc, x.getType(), x, isBounded());
     if (isBounded())
       e = maskColumns(e, over, 0);
+    if (!safe && overTokens)
+      e = ofPresent(e, 0);
     if (!splitsPairs(op, s.half))
       e = rounded(e);
     state[0] = contract(op, e, attend.getV(), out);
@@ -351,10 +374,10 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
       Value x = isPair(v) ? pair(v) : vector(v);
       p = p ? Value(tile::MulOp::create(inner, loc, pairType(s.f32()), p, x)) : x;
     }
-    state[0] = sum(p, state[0], overOf(op));
+    state[0] = sum(overTokens ? ofPresent(p, 0) : p, state[0], overOf(op));
   } else {
     auto dot = cast<flare::ContractOp>(op);
     Value p = isPair(dot.getA()) ? dot.getA() : dot.getB(), w = isPair(dot.getA()) ? dot.getB() : dot.getA();
-    state[0] = contract(op, pair(p), w, state[0]);
+    state[0] = contract(op, summand(p), w, state[0]);
   }
 }

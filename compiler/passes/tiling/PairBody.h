@@ -19,6 +19,7 @@ struct PairBody {
   DenseMap<std::pair<Value, int>, Value> formed;
   DenseMap<Value, Value> pairs;
   DenseMap<Value, std::pair<Value, Value>> splits;
+  DenseMap<Value, Value> present; // pairs → the same, of tokens that are there
 
   PairBody(SweepBuilder &s, Region &region, bool safe, OpBuilder &b);
 
@@ -77,6 +78,11 @@ struct PairBody {
   Value maskRows(Value x);
 
   Value maskColumns(Value x, Index over, double fill = -INFINITY);
+
+  /// x where the token is there, else `fill`; x itself where all tokens are.
+  Value ofPresent(Value x, double fill);
+  /// A pair value for the contractions that reduce it: one for all of them, so that it is rounded once.
+  Value summand(Value p);
 
   /// Emits the reduction's step in the body; `state` are the body's arguments, replaced by what is yielded.
   void step(Operation *op, SmallVector<Value> &state);

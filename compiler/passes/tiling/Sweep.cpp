@@ -1,5 +1,6 @@
 // Questions about a sweep's ops.
 #include "passes/tiling/Sweep.h"
+#include "passes/StraightLine.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/ADT/DenseSet.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -35,6 +36,8 @@ SmallVector<Operation *> tiling::carriedReductions(Region &region) {
   return r;
 }
 
+Value tiling::maskOf(flare::SweepOp sweep) { return Presence(sweep->getParentOfType<func::FuncOp>()).mask; }
+
 llvm::SetVector<Value> tiling::tokensRead(flare::SweepOp sweep) {
   llvm::SetVector<Value> r;
   for (Region &region : sweep->getRegions())
@@ -43,6 +46,8 @@ llvm::SetVector<Value> tiling::tokensRead(flare::SweepOp sweep) {
         if (isTokens(v) && isStored(v))
           r.insert(v);
     });
+  if (Value mask = maskOf(sweep))
+    r.insert(mask);
   return r;
 }
 
@@ -59,7 +64,7 @@ int64_t tiling::latentsOf(flare::SweepOp sweep) {
 Type tiling::halfOf(flare::SweepOp sweep, bool host) {
   Type half;
   for (Value t : tokensRead(sweep))
-    if (Type e = typeOf(t).getElement(); !e.isF32() && !host)
+    if (Type e = typeOf(t).getElement(); !e.isF32() && !e.isInteger() && !host)
       half = e;
   return half;
 }

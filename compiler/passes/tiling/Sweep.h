@@ -44,7 +44,9 @@ bool addsUp(Operation *op);
 /// Reductions over tokens in the order in which they are yielded.
 SmallVector<Operation *> carriedReductions(Region &region);
 
-/// Stored token tensors that a sweep reads, in order of first use.
+/// The function's mask of tokens; null: all of a range are there.
+Value maskOf(flare::SweepOp sweep);
+/// Stored token tensors that a sweep reads, in order of first use, then the mask.
 llvm::SetVector<Value> tokensRead(flare::SweepOp sweep);
 /// The number of latents; 0 where a sweep has none.
 int64_t latentsOf(flare::SweepOp sweep);

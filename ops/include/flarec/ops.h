@@ -41,31 +41,58 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <optional>
 #include <tuple>
 
 #define FLAREC_API __attribute__((visibility("default")))
 
 namespace flarec {
 
+/// Which tokens there are, where not all: a mask, lengths or both, or
+/// cu_seqlens and perhaps a mask.
+///
+/// What the rows of the others hold does not matter, be it NaN; those of y, and
+/// of the gradients for k and v, are 0. A batch without tokens has z = 0
+/// and a log-sum-exp of -inf.
+struct Tokens {
+  /// [B, N], bool or uint8: is the token there? For packed sequences [total].
+  std::optional<at::Tensor> mask{};
+  /// [B], integers: batch b has tokens 0 to lengths[b] - 1.
+  std::optional<at::Tensor> lengths{};
+  /// [B + 1], integers: k, v and y are *packed*, [total, H, D], and sequence b
+  /// has rows cu_seqlens[b] to cu_seqlens[b + 1] - 1 of them. q is [H, M, D] or
+  /// [B, H, M, D] as always.
+  std::optional<at::Tensor> cuSeqlens{};
+};
+// On a GPU the values of lengths and cu_seqlens are not looked at, since that
+// would wait for the device: those that make no sense are taken as the nearest
+// that do. On the CPU they are an error.
+
 /// y of both formulas, with gradients.
 FLAREC_API at::Tensor mixer(const at::Tensor &q, const at::Tensor &k,
-                            const at::Tensor &v, double scale = 1.0);
+                            const at::Tensor &v, double scale = 1.0,
+                            const Tokens &tokens = {});
 
 //===-- The two halves
 //-----------------------------------------------------===//
 
+// `range`, [B, 2] int32, has the first and the end of each batch's tokens: {0,
+// length} of padded sequences, {cu_seqlens[b], cu_seqlens[b + 1]} of packed
+// ones. `mask` is as above. Encode may leave out tokens that decode reads.
+
 /// z and its log-sum-exp over tokens `[B, H, M]`, both with gradients.
-FLAREC_API std::tuple<at::Tensor, at::Tensor> encode(const at::Tensor &q,
-                                                     const at::Tensor &k,
-                                                     const at::Tensor &v,
-                                                     double scale = 1.0);
+FLAREC_API std::tuple<at::Tensor, at::Tensor>
+encode(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+       double scale = 1.0, const std::optional<at::Tensor> &range = {},
+       const std::optional<at::Tensor> &mask = {});
 
 /// y and its log-sum-exp over latents `[B, H, N]`, both with gradients. k may
 /// be of other tokens than encode saw, and z may be kept and used many times.
-FLAREC_API std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor &k,
-                                                     const at::Tensor &q,
-                                                     const at::Tensor &z,
-                                                     double scale = 1.0);
+/// Of packed sequences the log-sum-exp is [H, total].
+FLAREC_API std::tuple<at::Tensor, at::Tensor>
+decode(const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
+       double scale = 1.0, const std::optional<at::Tensor> &range = {},
+       const std::optional<at::Tensor> &mask = {});
 
 /// What encode would give for all tokens, from what it gave for S parts of
 /// them,
@@ -104,10 +131,13 @@ mixerBackwardJoint(const at::Tensor &gradY, const at::Tensor &q,
 // differentiated.
 
 /// y, z and the log-sum-exps over tokens and over latents. Gradients flow
-/// through y only.
+/// through y only. `range`, [B, 2] int32, has the first and the end of each
+/// batch's tokens; with it k and v may be packed, and then are y and, as
+/// [H, total], lse_decode.
 FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>
 mixerForward(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-             double scale = 1.0);
+             double scale = 1.0, const std::optional<at::Tensor> &range = {},
+             const std::optional<at::Tensor> &mask = {});
 
 /// Gradients for q, k and v of what mixerForward returned as y.
 FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor>
@@ -115,21 +145,27 @@ mixerBackward(const at::Tensor &gradY, const at::Tensor &q, const at::Tensor &k,
               const at::Tensor &v, const at::Tensor &y, const at::Tensor &z,
               const at::Tensor &lseEncode, const at::Tensor &lseDecode,
               double scale = 1.0,
-              std::array<bool, 3> wanted = {true, true, true});
+              std::array<bool, 3> wanted = {true, true, true},
+              const std::optional<at::Tensor> &range = {},
+              const std::optional<at::Tensor> &mask = {});
 
 /// Gradients for q, k and v of what encode returned.
 FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor>
 encodeBackward(const at::Tensor &gradZ, const at::Tensor &gradLse,
                const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
                const at::Tensor &z, const at::Tensor &lse, double scale = 1.0,
-               std::array<bool, 3> wanted = {true, true, true});
+               std::array<bool, 3> wanted = {true, true, true},
+               const std::optional<at::Tensor> &range = {},
+               const std::optional<at::Tensor> &mask = {});
 
 /// Gradients for k, q and z of what decode returned.
 FLAREC_API std::tuple<at::Tensor, at::Tensor, at::Tensor>
 decodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
                const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
                const at::Tensor &y, const at::Tensor &lse, double scale = 1.0,
-               std::array<bool, 3> wanted = {true, true, true});
+               std::array<bool, 3> wanted = {true, true, true},
+               const std::optional<at::Tensor> &range = {},
+               const std::optional<at::Tensor> &mask = {});
 
 } // namespace flarec
 

@@ -20,6 +20,8 @@ struct MixerDescription {
   std::string target;    ///< "host", "sm_80", "sm_90a", "sm_100a"
   std::string configuration{}; ///< empty: the shipped table or the heuristic
   bool tf32 = false; ///< f32 on a GPU: products in TF32, not in f32's precision
+  bool ragged = false; ///< each batch has a range of the tokens
+  bool masked = false; ///< a mask says which tokens there are
 
   bool operator==(const MixerDescription &) const = default;
 };

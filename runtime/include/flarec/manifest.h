@@ -9,11 +9,13 @@
 
 namespace flarec {
 
-enum class DType { F32, BF16, F16 };
+enum class DType { F32, BF16, F16, I32, I8 };
 
 /// Bytes of an element.
-constexpr int64_t byteSize(DType type) { return type == DType::F32 ? 4 : 2; }
-/// "f32", "bf16", "f16".
+constexpr int64_t byteSize(DType type) {
+  return type == DType::F32 || type == DType::I32 ? 4 : type == DType::I8 ? 1 : 2;
+}
+/// "f32", "bf16", "f16", "i32", "i8".
 std::string_view name(DType type);
 
 enum class CodeKind { Ptx, Cubin, Elf };
@@ -21,7 +23,7 @@ enum class CodeKind { Ptx, Cubin, Elf };
 enum class Isa { Baseline, Avx2, Avx512 };
 enum class Role { Input, Result, Workspace };
 /// What the rows of a tensor are.
-enum class Index { Tokens, Latents };
+enum class Index { Tokens, Latents, Batch };
 enum class Grid { Sweep, Latents };
 
 struct CodeSpec {
@@ -35,7 +37,7 @@ struct TensorSpec {
   std::string name;
   Role role = Role::Input;
   Index index = Index::Tokens;
-  int64_t rows = -1;   ///< of latents; -1 for tokens
+  int64_t rows = -1;   ///< of latents; -1 for tokens, 1 for the batch
   int64_t columns = 0; ///< 0: no such axis
   DType type = DType::F32;
   int sweep = -1;       ///< of a partial result; -1 otherwise

@@ -8,11 +8,11 @@ from . import WARP, Fault
 from .memory import SharedMemory
 
 TYPES = {
-    "b16": np.uint16, "u16": np.uint16, "s16": np.int16, "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "f32": np.float32,
+    "b8": np.uint8, "u8": np.uint8, "b16": np.uint16, "u16": np.uint16, "s16": np.int16, "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "f32": np.float32,
     "b64": np.uint64, "u64": np.uint64, "s64": np.int64, "f64": np.float64, "pred": np.bool_,
 }  # fmt: skip
 SIZES = {kind: np.dtype(dtype).itemsize for kind, dtype in TYPES.items()}
-WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64}  # of that many bytes
+WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}  # of that many bytes
 
 
 class Threads:
@@ -57,7 +57,9 @@ class Threads:
         dtype, size = TYPES[kind], SIZES[kind]
         if operand.kind == "register":
             row = self.registers[operand.name][operand.index]
-            if row.dtype != dtype:
+            if size == 1 and row.dtype.itemsize == 2:  # st.b8 %rs: the lower half
+                row = row.view(np.uint8)[::2]
+            elif row.dtype != dtype:
                 if row.dtype.itemsize != size:
                     raise Fault(f"register %{operand.name}{operand.index} read as {kind}")
                 row = row.view(dtype)
@@ -82,7 +84,7 @@ class Threads:
         if operand.kind == "sink":
             return lambda at, values: None
         row, dtype = self.registers[operand.name][operand.index], TYPES[kind]
-        # A narrow value goes into a wide register as it is: ld.global.b16 %r.
+        # A narrow value goes into a wide register as it is, with zeros above: ld.global.b16 %r.
         if row.dtype != dtype and row.dtype.itemsize == SIZES[kind]:
             row = row.view(dtype)
 
