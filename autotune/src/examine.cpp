@@ -90,5 +90,11 @@ Examination autotune::examine(
                              .held = c.at("held").get<double>(),
                              .partial = c.at("partial").get<double>(),
                              .merged = c.value("merged", false)});
+  for (SweepFacts &facts : result.sweeps) {
+    facts.partialSweeps = 0;
+    for (size_t i = 0; i < result.sweeps.size(); ++i)
+      if (result.sweeps[i].function == facts.function && result.own[i].why.empty())
+        facts.partialSweeps += result.counts[result.own[i].counts].partial > 0;
+  }
   return result;
 }

@@ -40,8 +40,11 @@ struct Hash {
 
 std::shared_ptr<Module> choose(MixerDescription description, const Call &call) {
   const Device &device = deviceOf(call.cudaDevice);
-  // A file that was given for the description as it stands is what its user wants.
-  if (device.target != description.target ||
+  // What is tuned are mixers of all tokens in their dtype's precision; others
+  // have other kernels. And a file that was given for the description as it
+  // stands is what its user wants.
+  if (description.tf32 || description.ragged || description.masked ||
+      device.target != description.target ||
       Cache::process().wasAdded(request(description)))
     return flarec::kernelsFor(description);
   const Entry *entry = Database::process().find(

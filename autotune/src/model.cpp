@@ -33,6 +33,17 @@ std::pair<std::string, double> strategyOf(const Configuration &c) {
   return {text.substr(0, colon), number / 16};
 }
 
+/// The rule of docs/artefact.md, section 2, for one batch.
+double splitsOf(const SweepFacts &facts, const Counts &counts,
+                const Configuration &c, const Shape &shape, double groups,
+                double units) {
+  double splits = std::floor(double(field(c, "blocks", 1)) / groups);
+  if (counts.partial > 0)
+    splits = std::min(splits, std::floor(0x1p26 / (double(shape.heads) * counts.partial *
+                                                   std::max(1, facts.partialSweeps))));
+  return std::clamp(splits, 1.0, units);
+}
+
 //===----------------------------------------------------------------------===//
 // GPU
 //===----------------------------------------------------------------------===//
@@ -97,9 +108,7 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
   double resident = double(std::max<int64_t>(1, field(c, "min_blocks", 1)));
   double headGroups = ceilDiv(double(shape.heads), heads);
   double units = std::max(1.0, ceilDiv(double(shape.tokens), tile));
-  double splits = std::clamp(
-      std::floor(double(field(c, "blocks", 1)) / (headGroups * groups)), 1.0,
-      units);
+  double splits = splitsOf(facts, counts, c, shape, headGroups * groups, units);
   double blocks = splits * headGroups * groups;
   double tilesOfBlock = ceilDiv(units, splits);
 
@@ -180,9 +189,7 @@ Prediction hostTime(const Machine &machine, const SweepFacts &facts,
   bool latentRows = c.at("rows") == "m";
   double headGroups = ceilDiv(double(shape.heads), heads);
   double units = std::max(1.0, ceilDiv(double(shape.tokens), tile));
-  double splits = std::clamp(
-      std::floor(double(field(c, "blocks", 1)) / (headGroups * groups)), 1.0,
-      units);
+  double splits = splitsOf(facts, counts, c, shape, headGroups * groups, units);
   double blocks = splits * headGroups * groups;
   double tilesOfBlock = ceilDiv(units, splits);
 

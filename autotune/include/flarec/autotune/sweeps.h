@@ -24,6 +24,7 @@ struct SweepFacts {
   Configuration heuristic;
   int64_t latents = 0;
   double read = 0, written = 0; ///< bytes a token and head
+  int partialSweeps = 1; ///< of the function: those with partial results
 };
 
 /// About one candidate.
