@@ -2,7 +2,7 @@
 """The mixer against PyTorch's scaled_dot_product_attention called twice, both sides in one run.
 
 Times are medians of CUDA events (or of the wall clock on the CPU) over interleaved rounds, in milliseconds, forward and forward plus backward, k and v as
-views of [B, N, H*D].
+views of [B, N, H*D]. On a GPU they are of its own work: calls are queued while it is busy with something else. --calls times single calls, the host's time included.
 
   bench/mixer.py --device cuda                 the shapes of docs and README
   bench/mixer.py --device cpu --threads 2
@@ -43,9 +43,11 @@ class Side:
         return torch.autograd.grad(y, (q, k, v), g) if backward else y
 
 
-def timed(device, f):
+def timed(device, f, calls=False):
     if device == "cuda":
         a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        if not calls:
+            torch.cuda._sleep(2_000_000)  # the host queues everything meanwhile: what is timed is the device's work, on both sides
         a.record()
         f()
         b.record()
@@ -83,8 +85,8 @@ def measure(args, h, d, m, n, dtype):
                 continue
             queries = q if s.name == "flarec" else qb
             with torch.no_grad():
-                s.forward.append(timed(dev, lambda: s.run(queries, k, v, g, False)))
-            s.both.append(timed(dev, lambda: s.run(queries, k, v, g, True)))
+                s.forward.append(timed(dev, lambda: s.run(queries, k, v, g, False), args.calls))
+            s.both.append(timed(dev, lambda: s.run(queries, k, v, g, True), args.calls))
     row = {"H": h, "D": d, "M": m, "N": n, "dtype": str(dtype).removeprefix("torch."), "sides": {}}
     for s in sides:
         if not s.failed:
@@ -112,6 +114,7 @@ def main():
     p.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default=None)
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--calls", action="store_true", help="on a GPU, time single calls")
     p.add_argument("--json")
     args = p.parse_args()
     torch.ops.load_library(args.library)

@@ -9,6 +9,8 @@ import functools
 import hashlib
 import json
 import math
+import os
+import re
 
 
 class Refused(RuntimeError):
@@ -48,6 +50,26 @@ def compile_ptx(compiler, request):
     return manifest, code
 
 
+def varied(compiler, request, changes, folder):
+    """The request, with fields of its sweeps' configurations replaced: changes are "0:exp=bits:8,tile=128" for the first sweep, and so on ("*" for all).
+    Puts an edited stage into the folder."""
+    stage = compile_artefact(compiler, {**request, "emit": "sweeps"}).decode()
+    parts = re.split(r"(#tile\.config<[^>]*>)", stage)
+    for change in changes:
+        sweep, fields = change.split(":", 1)
+        for i in range(1, len(parts), 2):
+            if sweep not in ("*", str(i // 2)):
+                continue
+            for field in fields.split(","):
+                name, value = field.split("=")
+                old = re.search(rf"\b{name} = (\"?)", parts[i])
+                parts[i] = re.sub(rf"\b{name} = [^,>]*", f"{name} = {old[1]}{value}{old[1]}", parts[i])
+    path = os.path.join(folder, "2-sweeps.mlir")
+    with open(path, "w") as f:
+        f.write("".join(parts))
+    return {**request, "from_stage": path}
+
+
 #  What its bytes mean: sections 1 and 2 -------------------------------------------
 
 
@@ -66,11 +88,16 @@ def read_artefact(data):
 def splits(function, sizes):
     """Into how many ranges each sweep cuts the tokens."""
     batch, heads, tokens, _ = sizes
+    partials = [sum(t["rows"] * max(1, t["columns"]) * 4 for t in function["tensors"] if t.get("sweep") == s) for s in range(len(function["sweeps"]))]
+    sharers = sum(p > 0 for p in partials)
     result = []
-    for sweep in function["sweeps"]:
+    for sweep, partial in zip(function["sweeps"], partials):
         groups = batch * -(-heads // sweep["heads"]) * sweep["row_groups"]
         tiles = -(-tokens // sweep["tile"])
-        result.append(max(1, min(sweep["blocks"] // groups, tiles)) if groups else 1)
+        most = sweep["blocks"] // groups if groups else 1
+        if partial and batch * heads:
+            most = min(most, 2**26 // (batch * heads * sharers * partial))
+        result.append(max(1, min(most, tiles)))
     return result
 
 

@@ -1,6 +1,8 @@
 // flarec_compile: from a request (docs/artefact.md, section 4) to an artefact's bytes. The C boundary of the compiler.
 #include "codegen/Codegen.h"
 #include "codegen/Ptxas.h"
+#include "driver/Configuration.h"
+#include "driver/Examine.h"
 #include "driver/Pipeline.h"
 #include "driver/Version.h"
 #include "flarec/compiler.h"
@@ -15,7 +17,6 @@
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/AsmState.h"
-#include "mlir/AsmParser/AsmParser.h"
 #include "mlir/IR/Verifier.h"
 #include "mlir/Parser/Parser.h"
 #include "mlir/Pass/PassManager.h"
@@ -82,9 +83,10 @@ std::string mixerSource(int64_t d, int64_t m, StringRef type, bool ragged, bool 
 
 struct Request {
   /// `key` is the hash of the request without the fields that only show or put in (docs/artefact.md, section 4).
-  std::string key, source, sourceName, target, config, isa, emit, dump, fromStage;
+  std::string key, source, sourceName, target, config, isa, precision, emit, dump, fromStage;
   std::string wanted; // names of arguments, separated by commas
   bool mixer = false, time = false, report = false;
+  std::optional<llvm::json::Object> examine; // candidates by function and sweep
 
   static std::string hash(StringRef text) {
     return llvm::toHex(llvm::SHA256::hash(llvm::ArrayRef((const uint8_t *)text.data(), text.size())), true);
@@ -93,7 +95,7 @@ struct Request {
   /// The request as given, byte for byte, unless it has fields beyond those that say what to compile.
   static std::string keyOf(StringRef text, const llvm::json::Object &o) {
     if (llvm::all_of(o, [](auto &field) {
-          return llvm::is_contained({"version", "mixer", "source", "gradients", "target", "config"}, field.first.str());
+          return llvm::is_contained({"version", "mixer", "source", "gradients", "precision", "target", "config"}, field.first.str());
         }))
       return hash(text);
     std::string plain;
@@ -110,7 +112,7 @@ struct Request {
         for (StringRef field : {"head_dim", "latents", "dtype", "gradients", "ragged", "masked"})
           copy(*m, field);
       });
-    for (StringRef field : {"source", "gradients", "target", "config"})
+    for (StringRef field : {"source", "gradients", "precision", "target", "config"})
       copy(o, field);
     json.objectEnd();
     return hash(plain);
@@ -149,16 +151,25 @@ struct Request {
     r.fromStage = string(*o, "from_stage");
     r.sourceName = string(*o, "source_name");
     r.isa = string(*o, "isa");
+    r.precision = string(*o, "precision");
     if (r.sourceName.empty())
       r.sourceName = "source";
     r.time = flag(*o, "time");
     r.report = flag(*o, "report");
+    if (auto *value = o->get("examine")) {
+      if (auto *candidates = value->getAsObject())
+        r.examine = *candidates;
+      else
+        refuse("the request's examine", value, "it must be an object: lists of candidates for each sweep of a function, by its name");
+    }
     if (!fault.empty())
       return error(fault);
     if (!llvm::is_contained({"", "baseline", "avx2", "avx512"}, r.isa))
       return error("unknown isa '" + r.isa + "'; use baseline, avx2 or avx512, or leave it out for all of them");
     if (!isTarget(r.target))
       return error("unknown target '" + r.target + "'; known are host, sm_80, sm_90a and sm_100a");
+    if (auto *precision = o->get("precision"); precision && (r.precision != "tf32" || r.target == "host"))
+      return error(llvm::formatv("precision {0} for {1} is not supported; use \"tf32\" for a GPU, or leave it out for f32's own", *precision, r.target).str());
     if (auto *mixer = o->get("mixer")) {
       auto *m = mixer->getAsObject();
       if (!m)
@@ -172,6 +183,8 @@ struct Request {
         refuse("the number of latents", m->get("latents"), "use 1 to 4096 as latents");
       if (!llvm::is_contained({"bf16", "f16", "f32"}, type))
         refuse("dtype", m->get("dtype"), "use \"bf16\", \"f16\" or \"f32\"");
+      if (!r.precision.empty() && type != "f32")
+        refuse("precision", o->get("precision"), "it is for dtype \"f32\"; leave it out");
       if (gradients.find_first_not_of("qkv") != StringRef::npos || (wanted && !wanted->getAsString()))
         refuse("gradients", wanted, "use some of \"qkv\"");
       bool ragged = flag(*m, "ragged"), masked = flag(*m, "masked");
@@ -260,7 +273,7 @@ struct Compiler {
 
   llvm::Expected<std::string> run() {
     registerPasses();
-    PipelineOptions options{request.target, request.mixer || !request.wanted.empty(), request.wanted};
+    PipelineOptions options{request.target, request.mixer || !request.wanted.empty(), request.wanted, request.precision};
     std::vector<Stage> stages = pipeline(options);
     std::vector<std::string> names = stageNames(stages, request.target);
     if (!request.emit.empty() && !llvm::is_contained(names, request.emit))
@@ -326,8 +339,10 @@ struct Compiler {
       if (failed(parsePassPipeline(stages[i].passes, pm, stream)))
         return error("cannot parse the pipeline of stage " + stages[i].name + ": " + messages);
       if (stages[i].name == "tile" && !request.config.empty())
-        if (auto e = configure(*module))
+        if (auto e = configure(*module, request.config))
           return failure(llvm::toString(std::move(e)));
+      if (stages[i].name == "tile" && request.examine)
+        return examine(*module, *request.examine, request.target);
       if (failed(pm.run(*module)))
         return failure("stage " + stages[i].name + " failed");
       auto done = show(i + 1, stages[i].name, [&] {
@@ -347,24 +362,6 @@ struct Compiler {
     std::string functions = manifest.str();
     (*module)->removeAttr("flarec.manifest");
     return generate(*module, functions, stages.size());
-  }
-
-  /// A configuration given as text goes on every sweep with the same rows.
-  llvm::Error configure(ModuleOp module) {
-    Attribute a = parseAttribute(request.config, module.getContext());
-    auto config = dyn_cast_or_null<tile::ConfigAttr>(a);
-    if (!config)
-      return error("cannot read the configuration '" + request.config + "'; it must be a #tile.config<…>, as --emit sweeps prints it");
-    bool fits = false;
-    module.walk([&](flare::SweepOp sweep) {
-      auto old = dyn_cast_or_null<tile::ConfigAttr>(sweep.getConfigAttr());
-      if (old && old.getRows() != config.getRows())
-        return;
-      sweep.setConfigAttr(config);
-      fits = true;
-    });
-    return fits ? llvm::Error::success()
-                : error("the configuration is for sweeps with rows = " + flare::stringifyIndex(config.getRows()) + ", and there is none");
   }
 
   llvm::Expected<std::string> generate(ModuleOp module, StringRef functions, unsigned number) {
@@ -597,12 +594,38 @@ const char *flarec_version(void) { return flarecVersion(); }
 char *flarec_stages(const char *target, const char *gradients) {
   if (!isTarget(target))
     return nullptr;
-  std::vector<Stage> stages = pipeline({target, gradients != nullptr, gradients ? gradients : ""});
+  std::vector<Stage> stages = pipeline({target, gradients != nullptr, gradients ? gradients : "", ""});
   std::vector<std::string> names = Compiler::stageNames(stages, target);
   std::string text;
   for (size_t i = 0; i < names.size(); ++i)
     text += names[i] + "\t" + (i < stages.size() ? stages[i].passes : "") + "\n";
   return copy(text);
+}
+
+int flarec_assemble(const char *ptx, const char *target, char **report, char **cubin, size_t *size, char **message) {
+  *report = *cubin = *message = nullptr;
+  *size = 0;
+  if (!findPtxas()) {
+    *message = copy("there is no ptxas on PATH or in $FLAREC_PTXAS");
+    return 2;
+  }
+  auto assembled = assemble(ptx, target);
+  if (!assembled) {
+    *message = copy(llvm::toString(assembled.takeError()));
+    return 1;
+  }
+  llvm::json::Array kernels, warnings;
+  for (const KernelReport &k : assembled->kernels)
+    kernels.push_back(llvm::json::Object{{"name", k.name}, {"registers", k.registers}, {"spills", k.spillStoreBytes + k.spillLoadBytes},
+                                         {"stack", k.stackFrameBytes}, {"barriers", k.barriers}});
+  for (const std::string &w : assembled->warnings)
+    warnings.push_back(w);
+  std::string text;
+  llvm::raw_string_ostream(text) << llvm::json::Value(llvm::json::Object{{"kernels", std::move(kernels)}, {"warnings", std::move(warnings)}});
+  *report = copy(text);
+  *cubin = copy(assembled->cubin);
+  *size = assembled->cubin.size();
+  return 0;
 }
 
 int flarec_opt_main(int argc, char **argv) {

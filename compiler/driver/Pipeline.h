@@ -14,6 +14,7 @@ struct PipelineOptions {
   std::string target = "sm_90a";
   bool differentiate = false;
   std::string wanted; // names of arguments, separated by commas
+  std::string precision; // of f32 products on a GPU: "tf32", or empty for f32's
 };
 
 /// The stages that are MLIR. What follows (llvm, then ptx or asm) is LLVM's.

@@ -246,6 +246,10 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
             p.assign(op.getX(), fragment::pair(r, c));
             p.assign(op.getOut(), fragment::rowVector(r));
           })
+          .Case([&](tile::ExceedsOp op) {
+            p.assign(op.getX(), fragment::pair(r, c));
+            p.assign(op.getLimit(), fragment::rowVector(r));
+          })
           .Case([&](tile::BroadcastOp op) {
             p.assign(op.getOut(), fragment::pair(r, c));
             bool isRow = rows == Index::n ? tileType(op.getA()).getN() != 0 : tileType(op.getA()).getM() != 0;

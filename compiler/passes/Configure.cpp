@@ -121,9 +121,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     int64_t tile = 64, heads, groups = 1, workers, workerRows, stages = 3, unroll = 0, fixed, perBlock;
     // The three classes of registers.
     int64_t warps = 8, minBlocks = 2;
-    auto classify = [&](int64_t registers) {
-      warps = registers <= 104 ? 8 : 4;
-      minBlocks = registers <= 104 ? 2 : registers <= 160 ? 3 : 2;
+    auto classify = [&](int64_t registers, int64_t few = 104) {
+      warps = registers <= few ? 8 : 4;
+      minBlocks = registers <= few ? 2 : registers <= 160 ? 3 : 2;
     };
     StringRef park = "shared";
     int64_t parked = 0; // bytes a head
@@ -131,10 +131,12 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       // Operands of scores (split in two, f32 ones as TF32), accumulators, sums and references.
       perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + (d.half ? 7 : 12) * d.attends + 2 * d.vectors;
       fixed = d.half ? 44 + (d.f16 ? 32 : 12) * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
-      int64_t most = std::max<int64_t>(1, std::min<int64_t>(6, ((d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
+      // Of bf16 128 registers hold 64 latents of up to 16 channels, and 16 warps that share them out are faster than 12 with more each (bench/LOG.md).
+      bool narrow = d.half && !d.f16 && units <= 2 && d.scoreTerms <= 2;
+      int64_t most = std::max<int64_t>(1, std::min<int64_t>(narrow ? d.attends || units > 1 ? 4 : 8 : 6, ((d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
       int64_t needed = (latents / 16 + most - 1) / most; // workers over all
       workers = needed;
-      while (workers > 4) { // even shares: no worker without latents
+      while (workers > (narrow ? 8 : 4)) { // even shares: no worker without latents
         groups *= 2;
         workers = (needed + groups - 1) / groups;
       }
@@ -144,19 +146,22 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         --workers;
       while (groups > 1 && (groups - 1) * workers * workerRows >= latents)
         --groups;
-      classify(fixed + perBlock * workerRows / 16);
+      classify(fixed + perBlock * workerRows / 16, narrow ? 140 : 104);
       heads = std::max<int64_t>(1, warps / workers);
     } else {
       workerRows = d.columnState || d.weights > 1 || units > 2 ? 16 : 32;
       fixed = d.weights > 1 ? (d.half ? d.columnState ? 145 : 110 : 162) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
       if (d.columnState)
         fixed += latents * units * 8 / 32;
+      // Two blocks of rows share what is read and prepared for one, where registers are left.
+      if (d.columnState && d.half && !d.f16 && fixed <= 180)
+        workerRows = 32;
       classify(fixed);
       // What stays in registers along columns is there for all of them; otherwise one or two, a few where two don't divide them.
       int64_t blocks = std::max<int64_t>(1, latents / 16);
-      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks % 2 == 0 ? 2 : blocks <= 3 ? 0 : 1;
+      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= 8 ? 0 : blocks % 4 == 0 ? 4 : blocks % 2 == 0 ? 2 : 1;
       parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
-      heads = 4;
+      heads = d.weights == 1 && d.half ? warps : 4; // neighbouring heads' rows side by side: whole sectors
       while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)
         heads /= 2;
       while (minBlocks > 1 && heads * parked * minBlocks > shared * 3 / 4)
@@ -186,7 +191,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       if (!d.tokenRows && (units >= 4 || !d.attends))
         unroll = std::min<int64_t>(2, tile / 16);
       return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
-                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text("mufu"), text(park), minBlocks);
+                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks);
     };
     // Counted exactly it may still be too much: first what each head parks, then what waits, then who shares a multiprocessor.
     auto fits = [&] {
@@ -215,7 +220,26 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       if (d.tokenRows)
         tile = workers * workerRows;
     }
+    // Alone on its multiprocessor a block may have twice the threads.
+    if (d.tokenRows && !d.joint && minBlocks == 1 && heads * workers <= 4) {
+      workers *= 2;
+      tile *= 2;
+      if (!fits()) {
+        workers /= 2;
+        tile /= 2;
+      }
+    }
     return config();
+  }
+
+  /// Where the exponential unit is what a sweep waits for, some exponentials go to the FMA pipe. In bf16 up to half of them, made in bf16 at once: the results' pooled errors
+  /// stay within 1.25 times SDPA's up to 128 latents, beyond that fewer (bench/LOG.md; schedules.md I.1). Joint sweeps wait for other things.
+  static StringRef exponentials(const Demand &d) {
+    if (!d.half || d.weights != 1 || d.scoreTerms > 2)
+      return "mufu";
+    if (d.f16)
+      return "poly3:5";
+    return d.attends && d.latents <= 128 ? "bits:8" : "bits:6";
   }
 
   /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns

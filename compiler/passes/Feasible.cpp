@@ -243,9 +243,17 @@ struct Rules {
 
   /// Which units exponentials and row sums run on.
   bool pipes() {
-    StringRef exp = host ? "poly5" : "mufu";
-    if (c.getExp() != exp) {
-      why << "exp = " << c.getExp() << ", but on " << target << " exponentials are made as exp = \"" << exp << "\" says, and in no other way yet";
+    auto kind = c.getExponentials().kind;
+    if (host != (kind == tile::Exponentials::Poly5)) {
+      why << "exp = " << c.getExp() << ", but on " << target << " exponentials are made " << (host ? "by a polynomial on vectors; use exp = \"poly5\"" : "one by one; use exp = \"mufu\"");
+      return false;
+    }
+    if (!host && kind != tile::Exponentials::Mufu && !half) {
+      why << "exp = " << c.getExp() << ", but f32 tokens want exponentials of f32's accuracy; use exp = \"mufu\"";
+      return false;
+    }
+    if (kind == tile::Exponentials::Bits && !half.isBF16()) {
+      why << "exp = " << c.getExp() << ", which makes exponentials in bf16, but the tokens are " << half << "; use exp = \"mufu\" or \"poly3:" << c.getExponentials().share << "\"";
       return false;
     }
     if (c.getSums() == "mma" && !half) {

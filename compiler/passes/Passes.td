@@ -51,10 +51,12 @@ def PlanSweeps : Pass<"flare-plan-sweeps", "::mlir::ModuleOp"> {
     From dependences alone: a reduction over tokens is complete only when its sweep ends, so a value's sweep is the number of
     reductions on the longest path to it. Every sweep gets a copy of the pair values it needs. A sweep that contracts over m and
     over n keeps the latter's [m,d] accumulators beside it in registers; where that is more than `joint-limit` elements, or the tensors
-    are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. On the host they lie in
+    are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. Contractions over m in one sweep
+    whose channels add up to more than `row-limit` get one each. On the host all of them lie in
     the cache and never do. Attentions over n, and sums of numbers over n, always do: their rows are latents.
   }];
   let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d to accumulate beside a contraction over m">,
+                 Option<"rowLimit", "row-limit", "int64_t", "192", "most channels, of all contractions over m in a sweep, to accumulate for a token; of f16 and f32, whose operands take twice the registers, two thirds of it">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
 }
 
@@ -64,9 +66,11 @@ def ShareExponentials : Pass<"flare-share-exponentials", "::mlir::ModuleOp"> {
     2^(x-a_n) and 2^(x-b_m) become 2^x·2^-a_n and 2^x·2^-b_m. Factors that depend on n or m alone then sink into an operand of the
     contraction they multiply. CHANGES NUMERICS: right only while |x| is bounded, so the sweep keeps the
     original as its second, safe region. The factors' exponents have errors of their own (u·|x|), which f32 tokens on a GPU would notice:
-    `wide` says whether sweeps over f32 tokens share too.
+    `wide` says whether sweeps over f32 tokens share too. Without it operands times a factor have two addends of 16 bits, so that their products with
+    `channels` and more take longer than the exponential that is saved, and registers that are not there.
   }];
-  let options = [Option<"wide", "wide", "bool", "true", "also in sweeps over f32 tokens">];
+  let options = [Option<"wide", "wide", "bool", "true", "also in sweeps over f32 tokens">,
+                 Option<"channels", "channels", "int64_t", "32", "without `wide`: in sweeps over rows of this many channels at most">];
 }
 
 def Configure : Pass<"flare-configure", "::mlir::ModuleOp"> {
@@ -112,7 +116,8 @@ def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
     copies with one barrier a tile; `tile.pairs` straight-line code. Every kernel is emitted once for each layout
     class (`_any`: rows of any alignment) and described in the module's `flarec.manifest`.
   }];
-  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "sm_80, sm_90a or sm_100a">];
+  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "sm_80, sm_90a or sm_100a">,
+                 Option<"precision", "precision", "std::string", "\"\"", "of products of f32: empty for f32's own, from three TF32 products; tf32 for a single one">];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
 

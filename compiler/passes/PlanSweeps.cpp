@@ -41,7 +41,7 @@ bool reducesPairsOverLatents(Operation *op) {
 
 struct Planner {
   func::FuncOp func;
-  int64_t jointLimit;
+  int64_t jointLimit, rowLimit;
   bool host;
   DenseMap<Value, unsigned> stages;
   DenseMap<Value, bool> cheap;
@@ -152,9 +152,63 @@ struct Planner {
     }
     // Attentions and sums over n have rows on the latents.
     bool latentRows = llvm::any_of(reductions, [](Value v) { return isa<AttendOp>(v.getDefiningOp()) || flarec::tiling::addsUp(v.getDefiningOp()); });
-    if (maps.empty() || reductions.empty() || (!latentRows && (host || (size <= jointLimit && !wide))))
+    SmallVector<SmallVector<Value>> groups = splitByRegisters(maps);
+    if (groups.size() <= 1 && (maps.empty() || reductions.empty() || (!latentRows && (host || (size <= jointLimit && !wide)))))
       return {SmallVector<Value>(values)};
-    return {maps, reductions};
+    if (!reductions.empty())
+      groups.push_back(reductions);
+    return groups;
+  }
+
+  /// What a sweep accumulates for each of its tokens lies in registers, beside the rows that its scores are made of. Where that is too much, each
+  /// contraction over m has a sweep of its own, which computes the scores again.
+  SmallVector<SmallVector<Value>> splitByRegisters(ArrayRef<Value> maps) {
+    SmallVector<std::pair<llvm::SetVector<Operation *>, SmallVector<Value>>> groups; // contractions over m, and the maps made of them
+    int64_t channels = 0;
+    llvm::SetVector<Operation *> counted;
+    for (Value v : maps) {
+      std::pair<llvm::SetVector<Operation *>, SmallVector<Value>> group{contractionsOverLatents(v), {v}};
+      for (Operation *op : group.first)
+        if (counted.insert(op))
+          channels += std::max<int64_t>(1, typeOf(op->getResult(0)).getChannels());
+      for (auto it = groups.begin(); it != groups.end();) {
+        if (llvm::none_of(it->first, [&](Operation *op) { return group.first.contains(op); })) {
+          ++it;
+          continue;
+        }
+        group.first.insert_range(it->first);
+        group.second.insert(group.second.begin(), it->second.begin(), it->second.end());
+        it = groups.erase(it);
+      }
+      if (group.first.empty() && !groups.empty()) // costs nothing anywhere
+        groups.front().second.push_back(v);
+      else
+        groups.push_back(std::move(group));
+    }
+    bool bf16 = llvm::all_of(func.getArgumentTypes(), [](Type t) {
+      auto x = dyn_cast<FlareTensorType>(t);
+      return !x || !x.getTokens() || !x.getChannels() || x.getElement().isBF16();
+    });
+    if (maps.empty())
+      return {};
+    if (host || channels <= (bf16 ? rowLimit : rowLimit * 2 / 3))
+      return {SmallVector<Value>(maps)};
+    return llvm::map_to_vector(groups, [](auto &g) { return g.second; });
+  }
+
+  /// Those that v is made of in its own sweep.
+  llvm::SetVector<Operation *> contractionsOverLatents(Value v) {
+    llvm::SetVector<Operation *> found;
+    llvm::SetVector<Value> work;
+    work.insert(v);
+    for (size_t i = 0; i < work.size(); ++i)
+      if (Operation *op = work[i].getDefiningOp(); op && carriesTokens(work[i]) && stage(work[i]) == stage(v)) {
+        if (reducesPairsOverLatents(op))
+          found.insert(op);
+        for (Value o : op->getOperands())
+          work.insert(o);
+      }
+    return found;
   }
 
   /// Copies the ops that make `v` inside a sweep; stops at arguments, latent values and stored token values.
@@ -215,7 +269,7 @@ struct PlanSweeps : flarec::impl::PlanSweepsBase<PlanSweeps> {
   using PlanSweepsBase::PlanSweepsBase;
   void runOnOperation() override {
     for (auto f : getOperation().getOps<func::FuncOp>())
-      if (failed(Planner{f, jointLimit, target == "host", {}}.run()))
+      if (failed(Planner{f, jointLimit, rowLimit, target == "host", {}}.run()))
         return signalPassFailure();
   }
 };

@@ -155,6 +155,16 @@ struct FactorExponential : OpRewritePattern<AddOp> {
   }
 };
 
+int64_t channelsOf(SweepOp sweep) {
+  int64_t channels = 0;
+  sweep.getFast().walk([&](Operation *op) {
+    for (Value v : op->getOperands())
+      if (auto t = dyn_cast<FlareTensorType>(v.getType()))
+        channels = std::max(channels, t.getChannels());
+  });
+  return channels;
+}
+
 bool readsTokens16(SweepOp sweep) {
   bool found = false;
   sweep.getFast().walk([&](Operation *op) {
@@ -187,7 +197,7 @@ struct ShareExponentials : flarec::impl::ShareExponentialsBase<ShareExponentials
         if (Exponent exponent(e.getA()); exponent.x)
           shared |= ++scores[exponent.x] > 1;
       });
-      if (!shared || sweep.hasSafeBody() || (!wide && !readsTokens16(sweep)))
+      if (!shared || sweep.hasSafeBody() || (!wide && (!readsTokens16(sweep) || channelsOf(sweep) > channels)))
         return;
       OpBuilder b(sweep);
       auto copy = SweepOp::create(b, sweep.getLoc(), sweep.getResultTypes(), sweep.getConfigAttr(), 1);

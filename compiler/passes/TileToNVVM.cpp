@@ -112,14 +112,13 @@ void KernelLowering::lower(Operation *op) {
   TypeSwitch<Operation *>(op)
       .Case<tile::LoadOp, tile::ReadOp, tile::StoreOp, tile::MergeOp, tile::MergeSumOp, tile::MaxNormOp, tile::BoundedOp, tile::StreamOp,
             tile::PairsOp, tile::StashOp, tile::ContractOp, tile::SumOp, tile::TotalOp, tile::ReduceOp, tile::SplitOp, tile::MaskOp, tile::WhereOp,
-            tile::CastOp, tile::ConstantOp, tile::BroadcastOp, tile::ScaleOp, scf::IfOp>([&](auto o) { emit(o); })
+            tile::CastOp, tile::ConstantOp, tile::BroadcastOp, tile::ScaleOp, tile::Exp2Op, tile::ExceedsOp, scf::IfOp>([&](auto o) { emit(o); })
       .Case([&](tile::AddOp o) { binary(o, [&](Value x, Value y) { return fadd(x, y); }); })
       // Not fused with a product: x - max would keep what rounding x took away, which from |x| = 2^31 on overflows its exponential.
       .Case([&](tile::SubOp o) { binary(o, [&](Value x, Value y) { return arith::SubFOp::create(b, loc, x, y).getResult(); }); })
       .Case([&](tile::MulOp o) { binary(o, [&](Value x, Value y) { return fmul(x, y); }); })
       .Case([&](tile::MaxOp o) { binary(o, [&](Value x, Value y) { return maxNaN(x, y); }); })
       .Case([&](tile::NegOp o) { unary(o, [&](Value x) { return fneg(x); }); })
-      .Case([&](tile::Exp2Op o) { unary(o, [&](Value x) { return exp2(x); }); })
       .Case([&](tile::Log2Op o) { unary(o, [&](Value x) { return log2(x); }); })
       .Case([&](tile::RcpOp o) { unary(o, [&](Value x) { return rcp(x); }); })
       .Case([&](tile::TokensOp o) { numbers[o] = tokens; })
@@ -146,6 +145,10 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
 
   void runOnOperation() override {
     ModuleOp module = getOperation();
+    if (!precision.empty() && precision != "tf32") {
+      module.emitError() << "unknown precision '" << precision << "'; leave it out for f32's own, or use tf32";
+      return signalPassFailure();
+    }
     OpBuilder b(module.getBody(), module.getBody()->end());
     Manifest manifest(b);
     SmallVector<tile::ProgramOp> programs(module.getOps<tile::ProgramOp>());
@@ -176,7 +179,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
 
   LogicalResult lower(OpBuilder &b, tile::ProgramOp program, tile::KernelOp kernel, StringRef name, bool aligned, int64_t &shared) {
     Location loc = kernel.getLoc();
-    if (auto config = kernel.getConfigAttr(); config && config.getExp() != "mufu")
+    if (auto config = kernel.getConfigAttr(); config && config.getExponentials().kind == tile::Exponentials::Poly5)
       return kernel.emitOpError() << "has exp = " << config.getExp() << ", which no GPU kernel has: is it a stage of another target?";
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToEnd(getOperation().getBody());
@@ -235,6 +238,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
                       ? l.mul(l.add(l.mul(l.rowGroup, kernel.getConfigAttr().getWorkers()), l.widen(l.worker)), kernel.getConfigAttr().getWorkerRows())
                       : l.c64(0);
     l.numbers[kernel.getRegion().getArgument(0)] = first;
+    l.singleTf32 = precision == "tf32";
     l.lowerBlock(kernel.getRegion().front());
     if (failed(l.status))
       return failure();

@@ -43,13 +43,15 @@ Looking inside, and putting a stage back after an edit:
       with the description, the file serves as that mixer wherever it is loaded
 
 A configuration of one's own; `--emit sweeps` prints those of the heuristic:
-  flarec compile --head-dim 8 --latents 128 --target sm_90a --time --report -o mixer.flare --config '#tile.config<rows = m, tile = 64, …>')";
+  flarec compile --head-dim 8 --latents 128 --target sm_90a --time --report -o mixer.flare --config '#tile.config<rows = m, tile = 64, …>'
+  flarec compile --head-dim 8 --latents 128 --target host -o mixer.flare --config '{mixer_forward = [{tile = 128}, {}]}'
+      for each sweep its own: fields that differ from the heuristic's)";
 
 struct Options {
   std::string source, dtype, gradients, target = "native", output;
   int headDim = 0, latents = 0;
   std::string emit, dumpStages, fromStage, config;
-  bool time = false, report = false, ragged = false, masked = false;
+  bool tf32 = false, time = false, report = false, ragged = false, masked = false;
 
   bool hasMixer() const {
     return headDim || latents || !dtype.empty() || ragged || masked;
@@ -135,22 +137,28 @@ void checkOutput(const std::string &path) {
         fmt::format("cannot write the artefact '{}': {}", path, problem));
 }
 
+/// What --config says, or the file that it names.
+std::string configuration(const Options &o) {
+  if (!o.config.starts_with("@"))
+    return o.config;
+  std::string text = readText(o.config.substr(1), "the configuration");
+  size_t end = text.find_last_not_of(" \n\r\t");
+  if (end == text.npos)
+    throw Error(fmt::format("the configuration '{}' is empty; it must be a "
+                            "#tile.config<…>, or one for each sweep",
+                            o.config.substr(1)));
+  return text.substr(0, end + 1);
+}
+
 MixerDescription description(const Options &o, const std::string &target) {
   if (!o.headDim || !o.latents)
     throw UsageError("a mixer is described by --head-dim and --latents (and "
                      "--dtype, bf16 without it); give both, or a file.mlir");
   MixerDescription d{.headDim = o.headDim, .latents = o.latents};
-  if (o.dtype.empty() || o.dtype == "bf16")
-    d.dtype = DType::BF16;
-  else if (o.dtype == "f16" || o.dtype == "fp16")
-    d.dtype = DType::F16;
-  else if (o.dtype == "f32" || o.dtype == "fp32")
-    d.dtype = DType::F32;
-  else
-    throw UsageError(fmt::format(
-        "--dtype: '{}' is not supported; choose bf16, f16 or f32", o.dtype));
+  d.dtype = dtypeFrom(o.dtype.empty() ? "bf16" : o.dtype);
   d.target = target;
-  d.configuration = o.config;
+  d.configuration = configuration(o);
+  d.tf32 = o.tf32;
   d.ragged = o.ragged;
   d.masked = o.masked;
   if (o.gradients == "*")
@@ -180,8 +188,9 @@ std::string makeRequest(const Options &o, const std::string &target) {
           o.fromStage));
     std::string path = o.source.empty() ? o.fromStage : o.source;
     json = Json::parse(request(
-        readText(path, o.source.empty() ? "the stage" : "the source"), target));
-    json["config"] = o.config;
+        readText(path, o.source.empty() ? "the stage" : "the source"), target,
+        "", o.tf32));
+    json["config"] = configuration(o);
     if (!o.gradients.empty())
       json["gradients"] = o.gradients;
     json["source_name"] = path;
@@ -269,6 +278,9 @@ void tool::addCompile(CLI::App &app) {
       ->check(wholeNumber(1, maxLatents));
   sub->add_option("--dtype", o->dtype,
                   "Type of q, k, v and y in memory: bf16 (without it), f16 or f32");
+  sub->add_flag("--tf32", o->tf32,
+                "f32 on a GPU: products in TF32, as where PyTorch's "
+                "allow_tf32 is set");
   sub->add_flag("--ragged", o->ragged,
                 "Each batch has a range of the tokens: lengths, or sequences "
                 "one after the other");
@@ -286,8 +298,10 @@ void tool::addCompile(CLI::App &app) {
                   "The artefact; replaced in one step when all went well")
       ->type_name("FILE");
   sub->add_option("--config", o->config,
-                  "A #tile.config<…> for the sweeps with the same `rows`, "
-                  "instead of the heuristic's")
+                  "Instead of the heuristic's: a #tile.config<…> for the sweeps "
+                  "with the same `rows`, or {mixer_forward = [#tile.config<…>, "
+                  "{heads = 4}], …}: one for each sweep, whole or as changes; "
+                  "@FILE: what the file holds")
       ->type_name("ATTRIBUTE");
   sub->add_option("--emit", o->emit,
                   "Print one stage and stop; `flarec list-stages` names them")

@@ -31,6 +31,8 @@ constexpr const char *examples = R"(Examples:
       any function of the flare dialect
   flarec compile --head-dim 8 --latents 128 --target sm_90a --emit sweeps
       what shares a pass over the tokens
+  flarec tune --head-dim 8 --latents 128 --dtype bf16
+      the fastest configurations for this GPU (or processor), kept for all later calls
   flarec info mixer.flare
   flarec list-stages --target host
 
@@ -51,6 +53,17 @@ std::string tool::resolveTarget(const std::string &name) {
   if (name != "native")
     return name;
   return CudaDriver::available() ? deviceTarget(0) : "host";
+}
+
+DType tool::dtypeFrom(const std::string &name) {
+  if (name == "bf16")
+    return DType::BF16;
+  if (name == "f16" || name == "fp16")
+    return DType::F16;
+  if (name == "f32" || name == "fp32")
+    return DType::F32;
+  throw UsageError(fmt::format(
+      "--dtype: '{}' is not supported; choose bf16, f16 or f32", name));
 }
 
 /// The text as a number, if it is one of 64 bits.
@@ -93,6 +106,7 @@ int main(int argc, char **argv) {
   addCompile(app);
   addInfo(app);
   addListStages(app);
+  addTune(app);
   try {
     app.parse(argc, argv); // runs the subcommand
   } catch (const CLI::ParseError &error) {

@@ -124,11 +124,23 @@ LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index
     return error() << "park = " << park << " must be \"shared\" or \"none\"";
   if (rows == Index::m && park.getValue() == "none")
     return error() << "park = " << park << " must be \"shared\" where rows = m: latent operands are in registers, nothing is parked";
-  StringRef share = exp.getValue();
-  unsigned k;
-  if (share != "mufu" && share != "poly5" && (!share.consume_front("poly3:") || share.getAsInteger(10, k) || k > 8))
-    return error() << "exp = " << exp << " must be \"mufu\", \"poly5\", or \"poly3:k\" with k from 0 to 8";
+  if (failed(parseExponentials(exp.getValue())))
+    return error() << "exp = " << exp << " must be \"mufu\", \"poly5\", or \"poly3:k\" or \"bits:k\" with k from 0 to 16";
   return success();
+}
+
+FailureOr<Exponentials> flarec::tile::parseExponentials(StringRef text) {
+  if (text == "mufu")
+    return Exponentials{Exponentials::Mufu, 0};
+  if (text == "poly5")
+    return Exponentials{Exponentials::Poly5, 16};
+  for (auto [name, kind] : {std::pair("poly3:", Exponentials::Poly3), std::pair("bits:", Exponentials::Bits)}) {
+    StringRef rest = text;
+    unsigned share;
+    if (rest.consume_front(name) && !rest.getAsInteger(10, share) && share <= 16)
+      return Exponentials{kind, share};
+  }
+  return failure();
 }
 
 //===-- Types ----------------------------------------------------------------//

@@ -5,6 +5,15 @@
 #include "mlir/IR/SymbolTable.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 
+namespace flarec::tile {
+/// The field `exp` of a configuration: how exponentials are made, and of fast bodies how many of 16 neighbouring pairs of columns.
+struct Exponentials {
+  enum Kind { Mufu, Poly3, Bits, Poly5 } kind;
+  unsigned share;
+};
+mlir::FailureOr<Exponentials> parseExponentials(llvm::StringRef text);
+} // namespace flarec::tile
+
 #include "tile/TileDialect.h.inc"
 #define GET_ATTRDEF_CLASSES
 #include "tile/TileAttrs.h.inc"

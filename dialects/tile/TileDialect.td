@@ -65,9 +65,12 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     | unroll | column blocks handled at once (0: all); host: columns, of which safe bodies and long phases take fewer | a divisor of their number; 0 where accumulators [m,d] lie beside rows = n; 64 blocks of straight-line code | a power of two, times channels at most 128, 16 at most |
     | blocks | blocks to aim for over all splits | any | any |
     | sums | `mma` or `add`: how row sums are made | `mma`: of pairs rounded to 16 bits, not for f32 tokens | `add` |
-    | exp | `mufu`; `poly3:k`: k of 8 exponentials by a polynomial on the FMA pipe (no lowering yet); `poly5`: all of them by one | `mufu` | `poly5` |
+    | exp | `mufu`: the exponential unit; `poly3:k`, `bits:k`: of fast bodies, k of 16 pairs of columns on the FMA pipe instead; `poly5`: all by a polynomial | `mufu`; `poly3:k` with 16-bit tokens; `bits:k` with bf16 | `poly5` |
     | park | `shared`: latent operands parked in fast memory; `none`: computed again for each block of columns | `none` only where rows = n | `shared` |
     | min_blocks | resident blocks an SM to compile for (sets the register limit) | as threads and shared memory leave room for | 1 |
+
+    Relative errors of an exponential (rms, largest) before it is rounded to 16 bits: `mufu` 2^-22; `poly3` 5e-5, 8e-5; `bits`, which makes it in bf16 at once, 2.8e-3, 8.5e-3 where
+    rounding alone is 1.7e-3, 3.9e-3.
 
     No number is larger than 65536.
   }];
@@ -79,6 +82,7 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
   let genVerifyDecl = 1;
   let extraClassDeclaration = [{
     int64_t getThreads() const { return 32 * getHeads() * getWorkers(); }
+    Exponentials getExponentials() const { return *parseExponentials(getExp().getValue()); }
   }];
 }
 

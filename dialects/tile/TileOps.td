@@ -281,8 +281,8 @@ def Tile_MaxNormOp : Tile_Op<"max_norm"> {
 def Tile_BoundedOp : Tile_Op<"bounded"> {
   let summary = "are all scores of a staged tile small?";
   let description = [{
-    True if the tile is full (no row past the last token) and factor·‖k[n]‖₂ ≤ limit for each of its rows (Cauchy–Schwarz:
-    then |x| ≤ limit). Written so that NaN answers no. The same for all lanes of a worker.
+    True if the tile is full (no row past the last token) and factor·‖k[n]‖₂ ≤ limit for each of its rows that the worker uses (Cauchy–Schwarz:
+    then |x| ≤ limit). Of numbers a[n] without channels: factor·|a[n]|. Written so that NaN answers no. The same for all lanes of a worker.
 
     ```mlir
     func.func @bounded(%k: !tile.stage<n=64, d=8, bf16>, %n0: index, %factor: f32) -> i1 {
@@ -379,6 +379,24 @@ def Tile_ReduceOp : Tile_Op<"reduce", [Pure]> {
   let hasVerifier = 1;
 }
 
+def Tile_ExceedsOp : Tile_Op<"exceeds", [Pure]> {
+  let summary = "is a pair larger than its row allows?";
+  let description = [{
+    True if some x[n,m] > limit[row] + `by`, or is NaN. One answer for all lanes of a worker, and no exchange of numbers between them: cheaper than a maximum.
+
+    ```mlir
+    func.func @exceeds(%x: !tile.tile<n=16, m=16, f32>, %limit: !tile.tile<m=16, f32>) -> i1 {
+      %any = tile.exceeds %x, %limit by 8.0 : !tile.tile<n=16, m=16, f32>, !tile.tile<m=16, f32>
+      return %any : i1
+    }
+    ```
+  }];
+  let arguments = (ins Tile_TileType:$x, Tile_TileType:$limit, F32Attr:$by);
+  let results = (outs I1:$any);
+  let assemblyFormat = "$x `,` $limit `by` $by attr-dict `:` type($x) `,` type($limit)";
+  let hasVerifier = 1;
+}
+
 class Tile_BinaryOp<string mnemonic, string formula> : Tile_Op<mnemonic, [Pure]> {
   let summary = formula # ", elementwise, broadcast by index";
   let description = "`out = " # formula # [{` in f32. The result carries the indices of both.
@@ -418,7 +436,24 @@ class Tile_UnaryOp<string mnemonic, string formula, string from = "!tile.tile<n=
   let assemblyFormat = "$a attr-dict `:` type($a) `->` type($out)";
 }
 def Tile_NegOp : Tile_UnaryOp<"neg", "-a">;
-def Tile_Exp2Op : Tile_UnaryOp<"exp2", "2^a">;
+def Tile_Exp2Op : Tile_Op<"exp2", [Pure]> {
+  let summary = "2^a, elementwise";
+  let description = [{
+    `out = 2^a`. `bounded` promises |a| ≤ 126: then forms that wrap round outside of that are as good, and the field `exp` of the configuration
+    says for how many.
+
+    ```mlir
+    func.func @exp2(%a: !tile.tile<n=16, m=16, f32>) -> !tile.tile<n=16, m=16, f32> {
+      %b = tile.exp2 bounded %a : !tile.tile<n=16, m=16, f32> -> !tile.tile<n=16, m=16, f32>
+      return %b : !tile.tile<n=16, m=16, f32>
+    }
+    ```
+  }];
+  let hasVerifier = 1;
+  let arguments = (ins Tile_TileType:$a, UnitAttr:$bounded);
+  let results = (outs Tile_TileType:$out);
+  let assemblyFormat = "(`bounded` $bounded^)? $a attr-dict `:` type($a) `->` type($out)";
+}
 def Tile_Log2Op : Tile_UnaryOp<"log2", "log2 a">;
 def Tile_RcpOp : Tile_UnaryOp<"rcp", "1/a">;
 def Tile_BroadcastOp : Tile_UnaryOp<"broadcast", "a, repeated along the indices it lacks", "!tile.tile<m=16, f32>">;

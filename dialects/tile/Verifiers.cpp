@@ -190,8 +190,9 @@ LogicalResult MaxNormOp::verify() {
 }
 
 LogicalResult BoundedOp::verify() {
-  if (!getStage().getType().getD())
-    return emitOpError() << "takes staged rows with channels, not " << getStage().getType();
+  StageType t = getStage().getType();
+  if (!t.getD() && !t.getElement().isF32())
+    return emitOpError() << "takes staged rows with channels, or numbers in f32, not " << t;
   return success();
 }
 
@@ -238,6 +239,14 @@ LogicalResult ReduceOp::verify() {
   if (!carries(x, getOver()) || !sameShape(resize(x, getOver(), 0), getOut().getType()))
     return emitOpError() << x << " reduced over " << flarec::flare::stringifyIndex(getOver()) << " does not make " << getOut().getType();
   return needsF32(*this, {getX(), getOut()});
+}
+
+LogicalResult ExceedsOp::verify() {
+  TileType x = getX().getType(), limit = getLimit().getType();
+  if (!carries(x, Index::n) || !carries(x, Index::m) || carries(limit, Index::d) || carries(limit, Index::n) == carries(limit, Index::m) ||
+      (carries(limit, Index::n) ? limit.getN() != x.getN() : limit.getM() != x.getM()))
+    return emitOpError() << "compares pairs with one number a row, got " << x << " and " << limit;
+  return needsF32(*this, {getX(), getLimit()});
 }
 
 static LogicalResult verifyBinary(Operation *op, TileType a, TileType b, TileType out) {

@@ -1,6 +1,8 @@
 //===- launch.cpp - from tensors to kernels -------------------------------===//
 #include "launch.h"
+#include "precision.h"
 
+#include "flarec/autotune/tables.h"
 #include "flarec/device.h"
 #include "flarec/kernels.h"
 #include "flarec/memo.h"
@@ -20,14 +22,7 @@ TensorRef reference(const at::Tensor &t, const void *data, bool shared) {
 
 const std::string &targetOf(const at::Device &device) {
   static const std::string host = "host";
-  if (device.is_cpu())
-    return host;
-  const DeviceFacts &facts = deviceFacts(device.index());
-  TORCH_CHECK(facts.major >= 8, "flarec: ", facts.name, " (", device,
-              ") has compute capability ", facts.major, ".", facts.minor,
-              "; the kernels need 8.0 or more: use the CPU, or PyTorch's "
-              "scaled_dot_product_attention on this device");
-  return deviceTarget(device.index());
+  return device.is_cpu() ? host : deviceTarget(device.index());
 }
 
 DType dtypeOf(const at::Tensor &t) {
@@ -41,6 +36,10 @@ DType dtypeOf(const at::Tensor &t) {
   }
 }
 
+bool usesTf32(const at::Tensor &k) {
+  return !k.is_cpu() && k.scalar_type() == at::kFloat && allowsTf32();
+}
+
 /// PyTorch's own threads. A block is much work: no grain size.
 void parallelFor(int64_t count,
                  const std::function<void(int64_t, int64_t)> &body) {
@@ -52,12 +51,12 @@ void parallelFor(int64_t count,
 std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
                                     int64_t latents, DType dtype,
                                     const std::string &gradients,
-                                    const std::string &target, bool ragged,
-                                    bool masked) {
+                                    const std::string &target, bool tf32,
+                                    bool ragged, bool masked) {
   static auto &memo = *new Memo<std::string>; // as long as the process
   std::string key = target;
   for (int64_t part : {int64_t(stage), headDim, latents, int64_t(dtype),
-                       int64_t(ragged), int64_t(masked)})
+                       int64_t(tf32), int64_t(ragged), int64_t(masked)})
     key += std::to_string(part) += ' ';
   key += gradients;
   return memo.get(key, [&] {
@@ -67,7 +66,7 @@ std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
     std::string text =
         sourceOf(stage, headDim, latents, std::string(name(dtype)), ragged,
                  masked);
-    return kernelsFor(request(text, target, names));
+    return kernelsFor(request(text, target, names, tf32));
   });
 }
 
@@ -127,9 +126,18 @@ const Function &mixerFunction(const char *name, const Shape &shape,
   description.dtype = dtypeOf(k);
   description.gradients = gradients;
   description.target = targetOf(k.device());
+  description.tf32 = usesTf32(k);
   description.ragged = presence.range.defined();
   description.masked = presence.mask.defined();
-  return kernelsFor(description)->function(name);
+  // Of the sizes a table of tuned configurations may depend on.
+  bool tokensMajor = k.stride(1) <= k.stride(2);
+  autotune::Call call{.cudaDevice = k.is_cuda() ? k.get_device() : -1,
+                      .heads = shape.heads.expect_int(),
+                      .tokens = shape.batch.expect_int() *
+                                shape.tokens.expect_int(),
+                      .layout = tokensMajor ? autotune::Layout::TokensMajor
+                                            : autotune::Layout::HeadsMajor};
+  return autotune::kernelsFor(description, call)->function(name);
 }
 
 const Function &stageFunction(Stage stage, Pass pass, const Shape &shape,
@@ -140,8 +148,8 @@ const Function &stageFunction(Stage stage, Pass pass, const Shape &shape,
     name += pass == Pass::Forward ? "_forward" : "_backward";
   return stageModule(stage, shape.headDim.expect_int(),
                      shape.latents.expect_int(), dtypeOf(k), gradients,
-                     targetOf(k.device()), presence.range.defined(),
-                     presence.mask.defined())
+                     targetOf(k.device()), usesTf32(k),
+                     presence.range.defined(), presence.mask.defined())
       ->function(name);
 }
 

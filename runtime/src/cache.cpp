@@ -125,8 +125,15 @@ Cache::Pointer Cache::fetch(const std::string &key,
   return artefact;
 }
 
+bool Cache::wasAdded(const std::string &request) {
+  std::string key = Cache::key(request);
+  std::lock_guard lock(mutex);
+  return added.count(key) != 0;
+}
+
 void Cache::add(std::shared_ptr<const Artefact> artefact) {
   std::lock_guard lock(mutex);
+  added.insert(artefact->manifest().key);
   memory[artefact->manifest().key] = std::move(artefact);
 }
 

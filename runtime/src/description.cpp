@@ -25,9 +25,19 @@ static std::string dump(const Json &json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+/// What requests of both kinds end in.
+static Json finish(Json json, const std::string &target,
+                   const std::string &configuration, bool tf32) {
+  if (tf32) // else the field is not there: keys without it stay what they were
+    json["precision"] = "tf32";
+  json["target"] = target;
+  json["config"] = configuration;
+  return json;
+}
+
 std::string flarec::request(const MixerDescription &description) {
   const auto &[headDim, latents, dtype, gradients, target, configuration,
-               ragged, masked] = description;
+               tf32, ragged, masked] = description;
   if (headDim < 1 || headDim > maxHeadDim)
     throw Error(fmt::format("head dim {} is not supported; choose from 1 to {} "
                             "(channels / heads)",
@@ -45,6 +55,10 @@ std::string flarec::request(const MixerDescription &description) {
     throw Error(fmt::format("gradients \"{}\" are not supported; give each of "
                             "q, k and v at most once, such as \"qkv\"",
                             gradients));
+  if (tf32 && (dtype != DType::F32 || target == "host"))
+    throw Error(fmt::format("TF32 is a precision of f32 on a GPU; leave it out "
+                            "for {} on {}",
+                            name(dtype), target));
   Json mixer = {{"head_dim", headDim},
                 {"latents", latents},
                 {"dtype", name(dtype)},
@@ -53,20 +67,16 @@ std::string flarec::request(const MixerDescription &description) {
     mixer["ragged"] = true;
   if (masked)
     mixer["masked"] = true;
-  return dump({{"version", version()},
-               {"mixer", mixer},
-               {"target", target},
-               {"config", configuration}});
+  return dump(finish({{"version", version()}, {"mixer", mixer}}, target,
+                     configuration, tf32));
 }
 
 std::string flarec::request(const std::string &source,
                             const std::string &target,
-                            const std::string &gradients) {
+                            const std::string &gradients, bool tf32) {
   checkTargetName(target);
   Json json = {{"version", version()}, {"source", source}};
   if (!gradients.empty())
     json["gradients"] = gradients;
-  json["target"] = target;
-  json["config"] = "";
-  return dump(json);
+  return dump(finish(std::move(json), target, "", tf32));
 }

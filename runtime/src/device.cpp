@@ -36,16 +36,6 @@ DeviceFacts ask(int device) {
           attribute(cuda::MaxSharedMemoryPerBlockOptin)};
 }
 
-std::string targetFor(const DeviceFacts &facts) {
-  // The 'a' targets run on their own architecture alone, the plain one on every
-  // later one too.
-  if (facts.major == 9 && facts.minor == 0)
-    return "sm_90a";
-  if (facts.major == 10 && facts.minor == 0)
-    return "sm_100a";
-  return "sm_80";
-}
-
 const Entry &entry(int device) {
   static std::array<Entry, maxDevices> &entries =
       *new std::array<Entry, maxDevices>;
@@ -53,7 +43,8 @@ const Entry &entry(int device) {
   Entry &entry = entries[size_t(device)];
   std::call_once(entry.once, [&] {
     entry.facts = ask(device);
-    entry.target = targetFor(entry.facts);
+    if (entry.facts.major >= 8)
+      entry.target = targetFor(entry.facts);
   });
   return entry;
 }
@@ -72,8 +63,27 @@ const DeviceFacts &flarec::deviceFacts(int device) {
   return entry(device).facts;
 }
 
+std::string flarec::targetFor(const DeviceFacts &facts) {
+  if (facts.major < 8)
+    throw Error(fmt::format(
+        "{} has compute capability {}.{}; the kernels need 8.0 or more: use "
+        "the host (in PyTorch CPU tensors, or scaled_dot_product_attention on "
+        "this device)",
+        facts.name, facts.major, facts.minor));
+  // The 'a' targets run on their own architecture alone, the plain one on every
+  // later one too.
+  if (facts.major == 9 && facts.minor == 0)
+    return "sm_90a";
+  if (facts.major == 10 && facts.minor == 0)
+    return "sm_100a";
+  return "sm_80";
+}
+
 const std::string &flarec::deviceTarget(int device) {
-  return entry(device).target;
+  const Entry &known = entry(device);
+  if (known.target.empty())
+    targetFor(known.facts); // throws
+  return known.target;
 }
 
 void flarec::checkTarget(const std::string &target, int device) {

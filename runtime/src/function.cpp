@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <new>
 #include <optional>
+#include <ranges>
 
 using namespace flarec;
 
@@ -186,6 +187,26 @@ Function::Call Function::bind(const Sizes &sizes,
   return call;
 }
 
+template <typename Body>
+void Function::inRounds(const Sizes &sizes, std::span<const TensorRef> tensors,
+                        const Body &body) const {
+  check(sizes);
+  int64_t most = headsAtOnce(function, sizes);
+  if (most == sizes.heads)
+    return body(sizes, tensors);
+  std::vector<TensorRef> some(tensors.begin(), tensors.end());
+  for (int64_t first = 0; first < sizes.heads; first += most) {
+    Sizes round = sizes;
+    round.heads = std::min(most, sizes.heads - first);
+    body(round, std::span<const TensorRef>(some));
+    for (size_t i = 0; i < std::min(some.size(), function.tensors.size()); ++i)
+      if (some[i].data)
+        some[i].data = static_cast<char *>(some[i].data) +
+                       most * some[i].strideH *
+                           byteSize(function.tensors[i].type);
+  }
+}
+
 size_t Function::chooseSymbol(const KernelSpec &kernel, size_t index,
                               const Call &call) const {
   if (kernel.variants.empty())
@@ -208,39 +229,48 @@ size_t Function::chooseSymbol(const KernelSpec &kernel, size_t index,
       function.name, wanted, kernel.variants.back().alignment));
 }
 
+/// Indices of a range's kernels.
+static auto indices(size_t all, KernelRange range) {
+  size_t first = std::min(range.first, all);
+  return std::views::iota(first, first + std::min(range.count, all - first));
+}
+
 void Function::launch(const Sizes &sizes, std::span<const TensorRef> tensors,
                       std::span<const float> scalars, void *workspace,
-                      const CudaStream &stream) const {
+                      const CudaStream &stream, KernelRange kernels) const {
   if (!module.code->gpu)
     throw Error(fmt::format("{} was compiled for the host; launch it there, or "
                             "compile it for the device",
                             function.name));
-  Call call = bind(sizes, tensors, scalars, workspace);
-  const std::vector<cuda::Function> &functions =
-      module.code->gpu->functions(stream.device);
-  std::array<void *, 512> parameters;
-  for (size_t i = 0; i < call.slotCount; ++i)
-    parameters[i] = &call.slots[i];
+  inRounds(sizes, tensors, [&](const Sizes &sizes, auto tensors) {
+    Call call = bind(sizes, tensors, scalars, workspace);
+    const std::vector<cuda::Function> &functions =
+        module.code->gpu->functions(stream.device);
+    std::array<void *, 512> parameters;
+    for (size_t i = 0; i < call.slotCount; ++i)
+      parameters[i] = &call.slots[i];
 
-  const CudaDriver &driver = CudaDriver::get();
-  DeviceGuard guard(stream.device);
-  for (size_t i = 0; i < function.kernels.size(); ++i) {
-    const KernelSpec &kernel = function.kernels[i];
-    int64_t blocks = gridBlocks(function, kernel, sizes);
-    if (blocks == 0)
-      continue;
-    if (blocks > INT32_MAX)
-      throw Error(fmt::format("{} would need {} blocks for batch {} and heads "
-                              "{}; a grid has at most {}: use smaller batches",
-                              kernel.symbol, blocks, sizes.batch, sizes.heads,
-                              INT32_MAX));
-    cuda::Result result = driver.launchKernel(
-        functions[chooseSymbol(kernel, i, call)], unsigned(blocks), 1, 1,
-        unsigned(kernel.threads), 1, 1, unsigned(kernel.shared),
-        static_cast<cuda::Stream>(stream.stream), parameters.data(), nullptr);
-    if (result != cuda::Success)
-      driver.fail(result, fmt::format("launch {}", kernel.symbol));
-  }
+    const CudaDriver &driver = CudaDriver::get();
+    DeviceGuard guard(stream.device);
+    for (size_t i : indices(function.kernels.size(), kernels)) {
+      const KernelSpec &kernel = function.kernels[i];
+      int64_t blocks = gridBlocks(function, kernel, sizes);
+      if (blocks == 0)
+        continue;
+      if (blocks > INT32_MAX)
+        throw Error(
+            fmt::format("{} would need {} blocks for batch {} and heads "
+                        "{}; a grid has at most {}: use smaller batches",
+                        kernel.symbol, blocks, sizes.batch, sizes.heads,
+                        INT32_MAX));
+      cuda::Result result = driver.launchKernel(
+          functions[chooseSymbol(kernel, i, call)], unsigned(blocks), 1, 1,
+          unsigned(kernel.threads), 1, 1, unsigned(kernel.shared),
+          static_cast<cuda::Stream>(stream.stream), parameters.data(), nullptr);
+      if (result != cuda::Success)
+        driver.fail(result, fmt::format("launch {}", kernel.symbol));
+    }
+  });
 }
 
 namespace {
@@ -275,23 +305,26 @@ thread_local Scratch scratch;
 void Function::launchHost(const Sizes &sizes,
                           std::span<const TensorRef> tensors,
                           std::span<const float> scalars, void *workspace,
-                          const ParallelFor &parallelFor) const {
+                          const ParallelFor &parallelFor,
+                          KernelRange kernels) const {
   if (!module.code->host)
     throw Error(fmt::format("{} was compiled for {}, not for the host; launch "
                             "it on a device, or compile it for the host",
                             function.name,
                             module.artefact().manifest().target));
-  Call call = bind(sizes, tensors, scalars, workspace);
-  for (size_t i = 0; i < function.kernels.size(); ++i) {
-    const KernelSpec &kernel = function.kernels[i];
-    int64_t blocks = gridBlocks(function, kernel, sizes);
-    if (blocks == 0)
-      continue;
-    HostKernel run = module.code->hostKernels[chooseSymbol(kernel, i, call)];
-    parallelFor(blocks, [&](int64_t begin, int64_t end) {
-      void *memory = scratch.get(kernel.shared);
-      for (int64_t block = begin; block < end; ++block)
-        run(call.slots.data(), block, memory);
-    });
-  }
+  inRounds(sizes, tensors, [&](const Sizes &sizes, auto tensors) {
+    Call call = bind(sizes, tensors, scalars, workspace);
+    for (size_t i : indices(function.kernels.size(), kernels)) {
+      const KernelSpec &kernel = function.kernels[i];
+      int64_t blocks = gridBlocks(function, kernel, sizes);
+      if (blocks == 0)
+        continue;
+      HostKernel run = module.code->hostKernels[chooseSymbol(kernel, i, call)];
+      parallelFor(blocks, [&](int64_t begin, int64_t end) {
+        void *memory = scratch.get(kernel.shared);
+        for (int64_t block = begin; block < end; ++block)
+          run(call.slots.data(), block, memory);
+      });
+    }
+  });
 }

@@ -20,8 +20,9 @@ struct Hash {
   }
   size_t operator()(const MixerDescription &d) const {
     size_t hash =
-        size_t(d.headDim) << 20 ^ size_t(d.latents) << 4 ^ size_t(d.dtype) ^
-        size_t(d.ragged) << 28 ^ size_t(d.masked) << 29;
+        size_t(d.headDim) << 20 ^ size_t(d.latents) << 5 ^
+        size_t(d.dtype) << 1 ^ size_t(d.tf32) ^ size_t(d.ragged) << 28 ^
+        size_t(d.masked) << 29;
     for (const std::string *text : {&d.gradients, &d.target, &d.configuration})
       hash = hash * 0x9e3779b97f4a7c15 ^ std::hash<std::string>()(*text);
     return hash;

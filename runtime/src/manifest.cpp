@@ -160,6 +160,20 @@ SweepSpec parseSweep(const Node &node) {
           node["row_groups"].integer(1, any), node["blocks"].integer(1, any)};
 }
 
+/// What partial results each sweep has.
+void countPartials(FunctionSpec &function) {
+  for (const TensorSpec &tensor : function.tensors)
+    if (tensor.role == Role::Workspace && tensor.sweep >= 0)
+      function.sweeps[size_t(tensor.sweep)].partialBytes +=
+          tensor.rows * std::max<int64_t>(1, tensor.columns) *
+          byteSize(tensor.type);
+  int64_t sharers = std::count_if(
+      function.sweeps.begin(), function.sweeps.end(),
+      [](const SweepSpec &sweep) { return sweep.partialBytes > 0; });
+  for (SweepSpec &sweep : function.sweeps)
+    sweep.partialBytes *= sharers;
+}
+
 VariantSpec parseVariant(const Node &node, size_t tensors, size_t blobs) {
   VariantSpec variant;
   variant.symbol = node["symbol"].symbol();
@@ -213,6 +227,7 @@ FunctionSpec parseFunction(const Node &node, const Manifest &manifest) {
                                        tensor.name, tensor.sweep,
                                        function.sweeps.size()));
   }
+  countPartials(function);
   // 512 slots of 8 bytes are the 4 KiB of kernel parameters that every driver
   // takes.
   if (4 * function.tensors.size() + 4 + function.sweeps.size() +

@@ -35,8 +35,23 @@ int64_t flarec::splits(const SweepSpec &sweep, const Sizes &sizes) {
       sizes, {sizes.batch, ceilDiv(sizes.heads, sweep.heads), sweep.rowGroups});
   if (groups == 0)
     return 1;
-  return std::clamp<int64_t>(sweep.blocks / groups, 1,
-                             std::max<int64_t>(1, units));
+  int64_t most = sweep.blocks / groups;
+  if (int64_t each = product(
+          sizes, {sizes.batch, sizes.heads, sweep.partialBytes}))
+    most = std::min(most, mostPartialBytes / each);
+  return std::clamp<int64_t>(most, 1, std::max<int64_t>(1, units));
+}
+
+int64_t flarec::headsAtOnce(const FunctionSpec &function, const Sizes &sizes) {
+  int64_t heads = sizes.heads, together = 1; // in a block
+  for (const SweepSpec &sweep : function.sweeps) {
+    if (int64_t each = product(sizes, {sizes.batch, sweep.partialBytes}))
+      heads = std::min(heads, mostPartialBytes / each);
+    together = std::max(together, sweep.heads);
+  }
+  if (heads < sizes.heads && heads > together)
+    heads -= heads % together;
+  return std::min(std::max<int64_t>(1, heads), sizes.heads);
 }
 
 int64_t flarec::gridBlocks(const FunctionSpec &function,
@@ -72,10 +87,12 @@ int64_t flarec::workspaceBytes(const FunctionSpec &function,
 int64_t flarec::workspaceBytes(const FunctionSpec &function,
                                const Sizes &sizes) {
   check(sizes);
+  Sizes round = sizes;
+  round.heads = headsAtOnce(function, sizes);
   int64_t total = 0;
   for (const TensorSpec &tensor : function.tensors)
     if (tensor.role == Role::Workspace &&
-        __builtin_add_overflow(total, workspaceBytes(function, tensor, sizes),
+        __builtin_add_overflow(total, workspaceBytes(function, tensor, round),
                                &total))
       throw Error(fmt::format("the workspace of {} is too large for batch {}, "
                               "heads {}, tokens {}",

@@ -24,8 +24,8 @@ MAY_USE = {
     "runtime": set(),
     "ops": {"runtime", "autotune"},
 }
-# compiler/tools/ holds programs for people: flarec also reads artefacts with the runtime.
-EXCEPTIONS = {("compiler/tools", "runtime")}
+# compiler/tools/ holds programs for people: flarec also reads artefacts with the runtime, and tunes.
+EXCEPTIONS = {("compiler/tools", "runtime"), ("compiler/tools", "autotune")}
 # What every program may link.
 SYSTEM = {"c", "m", "dl", "pthread", "rt", "stdc++", "gcc_s", "z", "zstd", "ld-linux-x86-64"}
 
@@ -88,6 +88,16 @@ class Includes(unittest.TestCase):
 
     def test_no_llvm_in_the_ops(self):
         self.forbid("ops", r"(mlir|llvm)/")
+
+    def test_no_llvm_and_no_torch_in_the_tuner(self):
+        self.forbid("autotune", r"(mlir|llvm|torch|ATen|c10)/")
+
+    def test_the_ops_see_the_tables_alone(self):  # what tunes needs the compiler
+        used = set()
+        for path in sources("ops"):
+            with open(path, encoding="utf-8") as f:
+                used |= set(re.findall(r'#include "flarec/autotune/(\S+)"', f.read()))
+        self.assertLessEqual(used, {"tables.h"})
 
     def test_no_torch_in_the_compiler(self):
         self.forbid("compiler", r"(torch|ATen|c10)/")

@@ -329,6 +329,41 @@ class Configuration(Case):
         self.refused(*base, "#tile.config<rows = q>", says="expected one of [n, m, d]")
         self.refused(*base, self.heuristic("m").replace("rows = m", "rows = d"), says="rows are tokens (n) or latents (m), not channels (d)")
 
+    def test_each_sweep_has_its_own(self):
+        blocks = lambda *config: [s["blocks"] for s in self.sweeps(*config)]
+        old = blocks()
+        self.assertEqual(blocks("--config", "{mixer_forward = [{blocks = 77}, {}]}"), [77, old[1]])
+        self.assertEqual(blocks("--config", "{mixer_forward = [{}, {blocks = 78, rows = \"n\"}]}"), [old[0], 78])
+        self.assertEqual(blocks("--config", "{}"), old)
+        whole = self.heuristic("n").replace(f"blocks = {old[1]}", "blocks = 79")
+        self.assertEqual(blocks("--config", "{mixer_forward = [{}, " + whole + "]}"), [old[0], 79])
+
+    def sweeps(self, *config):
+        self.compile(*SMALL, "--target", "sm_90a", *config, "-o", self.path("m.flare"))
+        return manifest(self.path("m.flare"))["functions"][0]["sweeps"]
+
+    def test_comes_from_a_file(self):
+        file = self.folder / "config"
+        file.write_text("{mixer_forward = [{blocks = 77},\n {}]}\n\n")
+        self.assertEqual(self.sweeps("--config", f"@{file}")[0]["blocks"], 77)
+        self.assertEqual(manifest(self.path("m.flare"))["key"], key(request(config=file.read_text().strip())))
+        base = ["compile", *SMALL, "--target", "sm_90a", "-o", self.path("m.flare"), "--config"]
+        self.refused(*base, "@" + self.path("missing"), says=["cannot read the configuration", "missing", "check the path"])
+        file.write_text("\n")
+        self.refused(*base, f"@{file}", says="is empty")
+
+    def test_mistakes_in_one_of_many(self):
+        base = ["compile", *SMALL, "--target", "sm_90a", "-o", self.path("m.flare"), "--config"]
+        self.refused(*base, "{mixer_backward = [{}, {}]}", says="for a function 'mixer_backward', and there is none; there are mixer_forward")
+        self.refused(*base, "{mixer_forward = [{}]}", says="'mixer_forward' is for 1 sweeps; the function has 2, give a list of so many, {} for the heuristic's")
+        self.refused(*base, "{mixer_forward = {}}", says="'mixer_forward' is no list; the function has 2")
+        self.refused(*base, "{mixer_forward = [{}, 3]}", says=["sweep 1 of 'mixer_forward'", "'3 : i64' is no configuration of a sweep"])
+        self.refused(*base, "{mixer_forward = [{colour = 3}, {}]}", says=["sweep 0 of 'mixer_forward'", "no field 'colour'; there are rows, tile, heads"])
+        self.refused(*base, "{mixer_forward = [{tile = 7}, {}]}", says=["sweep 0 of 'mixer_forward'", "tile = 7 must be a positive multiple of 16"])
+        self.refused(*base, "{mixer_forward = [{heads = \"two\"}, {}]}", says="sweep 0 of 'mixer_forward'")
+        self.refused(*base, "{mixer_forward = [{rows = \"n\"}, {}]}", says="cannot be run as configured")
+        self.refused(*base, "{mixer_forward = [{", says="cannot read the configuration")
+
     def test_what_does_not_fit_is_refused(self):
         config = self.heuristic("m")
         tile = config.split("tile = ")[1].split(",")[0]

@@ -118,16 +118,19 @@ const Rule rules[] = {
     // Room.
     {"sm_90a", "bf16", "mixer_forward", 0, "tile = 65536", "bytes of shared memory and has 232448 on sm_90a; use fewer heads, stages or a smaller tile"},
     {"sm_80", "bf16", "mixer_forward", 0, "tile = 2048, unroll = 1", "bytes of shared memory and has 101376 on sm_80"},
-    {"sm_90a", "bf16", "mixer_forward", 1, "workers = 8, tile = 256, stages = 16", "or park = \"none\""},
+    {"sm_90a", "bf16", "mixer_forward", 1, "heads = 4, workers = 8, tile = 256, stages = 16", "or park = \"none\""},
     {"sm_90a", "bf16", "mixer_forward", 0, "min_blocks = 64", "min_blocks = 64 of 256 threads, but a multiprocessor of sm_90a has room for 2048 threads and 32 blocks; use min_blocks = 8 at most"},
     {"sm_90a", "bf16", "mixer_forward", 0, "tile = 512, unroll = 1, heads = 2, min_blocks = 2", "of shared memory do not fit the 233472 of a multiprocessor of sm_90a; use min_blocks = 1"},
     {"host", "f32", "mixer_forward", 0, "workers = 2, worker_rows = 32", "workers = 2, but on the host a block is one thread; use workers = 1"},
     {"host", "f32", "mixer_forward", 0, "min_blocks = 2", "min_blocks = 2, but on the host a block is one thread"},
     // How exponentials and sums are made, and where operands lie.
-    {"sm_90a", "bf16", "mixer_forward", 0, "exp = \"poly3:4\"", "exp = \"poly3:4\", but on sm_90a exponentials are made as exp = \"mufu\" says"},
-    {"sm_90a", "bf16", "mixer_forward", 0, "exp = \"poly5\"", "exp = \"poly5\", but on sm_90a"},
-    {"host", "f32", "mixer_forward", 0, "exp = \"mufu\"", "exp = \"mufu\", but on host exponentials are made as exp = \"poly5\" says"},
-    {"sm_90a", "bf16", "mixer_forward", 0, "exp = \"poly3:9\"", "must be \"mufu\", \"poly5\", or \"poly3:k\" with k from 0 to 8"},
+    {"sm_90a", "bf16", "mixer_forward", 0, "exp = \"poly3:4\"", ""},
+    {"sm_90a", "bf16", "mixer_forward", 0, "exp = \"bits:16\"", ""},
+    {"sm_90a", "f16", "mixer_forward", 0, "exp = \"bits:4\"", "which makes exponentials in bf16, but the tokens are f16; use exp = \"mufu\" or \"poly3:4\""},
+    {"sm_90a", "f32", "mixer_forward", 0, "exp = \"poly3:4\"", "f32 tokens want exponentials of f32's accuracy; use exp = \"mufu\""},
+    {"sm_90a", "bf16", "mixer_forward", 0, "exp = \"poly5\"", "exp = \"poly5\", but on sm_90a exponentials are made one by one; use exp = \"mufu\""},
+    {"host", "f32", "mixer_forward", 0, "exp = \"mufu\"", "exp = \"mufu\", but on host exponentials are made by a polynomial on vectors; use exp = \"poly5\""},
+    {"sm_90a", "bf16", "mixer_forward", 0, "exp = \"poly3:17\"", "must be \"mufu\", \"poly5\", or \"poly3:k\" or \"bits:k\" with k from 0 to 16"},
     {"sm_90a", "bf16", "mixer_forward", 0, "sums = \"add\"", ""},
     {"sm_90a", "f32", "mixer_forward", 0, "sums = \"mma\"", "sums = \"mma\", but f32 pairs are no operands of a 16-bit matrix instruction; use sums = \"add\""},
     {"host", "bf16", "mixer_forward", 0, "sums = \"mma\"", "sums = \"mma\", but the host has no matrix instruction; use sums = \"add\""},
@@ -160,10 +163,10 @@ struct Hopeless {
   const char *target, *source, *why;
 };
 const Hopeless hopeless[] = {
-    {"host", R"(func.func @f(%a: !flare.tensor<n, d=80, f32>) -> !flare.tensor<n, d=80, f32> {
-       %r = flare.neg %a : !flare.tensor<n, d=80, f32>
-       return %r : !flare.tensor<n, d=80, f32> })",
-     "it reads tokens of 80 channels; the host's kernels take 64 at most"},
+    {"host", R"(func.func @f(%a: !flare.tensor<n, d=160, f32>) -> !flare.tensor<n, d=160, f32> {
+       %r = flare.neg %a : !flare.tensor<n, d=160, f32>
+       return %r : !flare.tensor<n, d=160, f32> })",
+     "it reads tokens of 160 channels; the host's kernels take 128 at most"},
     {"host", R"(func.func @f(%a: !flare.tensor<n, d=8, f64>) -> !flare.tensor<n, d=8, f32> {
        %r = flare.neg %a : !flare.tensor<n, d=8, f64>
        return %r : !flare.tensor<n, d=8, f32> })",

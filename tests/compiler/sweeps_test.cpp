@@ -102,6 +102,28 @@ TEST(Sweeps, TooManyAccumulatorsGetASweepOfTheirOwn) {
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 2u);
 }
 
+TEST(Sweeps, RowsThatRegistersDoNotHoldGetASweepEach) {
+  auto plan = [](int m, int d, const std::string &type) {
+    Program p = planned(mixer(m, d, type), "*");
+    std::vector<std::pair<int, int>> writes; // token values and reductions of each sweep
+    for (const Sweep &s : sweepsOf(p.function("mixer_backward")))
+      writes.push_back({s.writes, s.reductions});
+    return writes;
+  };
+  // dz; dk and dv; dq. dk and dv of 16 tokens are 128 registers a lane at 128 channels.
+  decltype(plan(1, 1, "")) together = {{0, 1}, {2, 0}, {0, 1}}, apart = {{0, 1}, {1, 0}, {1, 0}, {0, 1}};
+  EXPECT_EQ(plan(128, 96, "bf16"), together);
+  EXPECT_EQ(plan(128, 104, "bf16"), apart);
+  // Operands of f16 and f32 take twice the registers.
+  for (const char *type : {"f16", "f32"}) {
+    EXPECT_EQ(plan(128, 64, type), together) << type;
+    EXPECT_EQ(plan(128, 72, type), apart) << type;
+  }
+  // However many latents: workers, row groups and loops over columns share those out.
+  for (int m : {64, 1024, 4096})
+    EXPECT_EQ(plan(m, 64, "bf16"), together) << m;
+}
+
 TEST(Sweeps, EachSubsetOfTheGradients) {
   auto plan = [](const std::string &wanted) {
     Program p = planned(mixer(32, 8, "bf16"), wanted);

@@ -41,8 +41,8 @@ func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads =
 
 // -----
 
-// expected-error @+1 {{exp = "poly3:9" must be "mufu", "poly5", or "poly3:k" with k from 0 to 8}}
-func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "poly3:9", park = "shared", min_blocks = 1>}
+// expected-error @+1 {{exp = "poly3:17" must be "mufu", "poly5", or "poly3:k" or "bits:k" with k from 0 to 16}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "poly3:17", park = "shared", min_blocks = 1>}
 
 // -----
 

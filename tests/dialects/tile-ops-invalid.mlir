@@ -242,9 +242,9 @@ func.func @max_norm(%o: !flare.tensor<n, d=8, bf16>) {
 
 // -----
 
-func.func @bounded(%s: !tile.stage<n=64, f32>, %i: index, %f: f32) {
-  // expected-error @+1 {{takes staged rows with channels, not '!tile.stage<n=64, f32>'}}
-  %z = tile.bounded %s at %i factor %f limit 60.0 : !tile.stage<n=64, f32>
+func.func @bounded(%s: !tile.stage<n=64, bf16>, %i: index, %f: f32) {
+  // expected-error @+1 {{takes staged rows with channels, or numbers in f32, not '!tile.stage<n=64, bf16>'}}
+  %z = tile.bounded %s at %i factor %f limit 60.0 : !tile.stage<n=64, bf16>
   return
 }
 
@@ -413,6 +413,14 @@ func.func @constant() {
 func.func @mask(%x: !tile.tile<n=16, m=16, f32>, %i: index) {
   // expected-error @+1 {{'!tile.tile<n=16, m=16, f32>' does not carry d}}
   %z = tile.mask %x over d first %i limit %i fill 0.0 : !tile.tile<n=16, m=16, f32> -> !tile.tile<n=16, m=16, f32>
+  return
+}
+
+// -----
+
+func.func @exceeds(%x: !tile.tile<n=16, m=16, f32>, %limit: !tile.tile<m=32, f32>) {
+  // expected-error @+1 {{compares pairs with one number a row, got '!tile.tile<n=16, m=16, f32>' and '!tile.tile<m=32, f32>'}}
+  %any = tile.exceeds %x, %limit by 8.0 : !tile.tile<n=16, m=16, f32>, !tile.tile<m=32, f32>
   return
 }
 

@@ -66,7 +66,7 @@ class Deployment(unittest.TestCase):
         made = self.mix(PATH, self.folder / "cache")
         self.assertEqual(made.returncode, 0, made.stderr)
         (entry,) = (self.folder / "cache").rglob("*.flare")
-        self.assertRegex(str(entry.relative_to(self.folder / "cache")), "^[0-9a-f]{40}/[0-9a-f]{64}\\.flare$")
+        self.assertRegex(str(entry.relative_to(self.folder / "cache")), "^[0-9a-f]{40}-(avx512|avx2|baseline)/[0-9a-f]{64}\\.flare$")
         shutil.copytree(self.folder / "cache", self.folder / "copy")
         used = self.mix(alone, self.folder / "copy", compiler=False)
         self.assertEqual((used.returncode, used.stdout), (0, made.stdout), used.stderr)

@@ -5,6 +5,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 
@@ -109,9 +110,14 @@ class Gradients(TestCase):
         self.assertGradients(*inputs(shared=False))
 
     def test_every_head_dim(self):
-        for d in (1, 4, 5, 8, 16, 24, 32, 64):
+        for d in (1, 4, 5, 8, 16, 24, 32, 64, 128):
             with self.subTest(d=d):
                 self.assertGradients(*inputs(d=d, m=17))
+
+    def test_many_latents(self):
+        for m in (512, 600, 1000):
+            with self.subTest(m=m):
+                self.assertGradients(*inputs(b=1, h=2, m=m, n=65))
 
     def test_scales(self):
         for scale in (0.25, -1.5, 0.0):
@@ -279,6 +285,26 @@ class Layouts(TestCase):
     def test_gradient_heads_major(self):
         self.check(*inputs(), torch.randn(2, 3, 33, 8, device=DEVICE))
 
+    @unittest.skipUnless(DEVICE == "cpu", "no GPU has memory that is there where it is touched only; tests/ptx/test_offsets.py simulates it")
+    def test_offsets_beyond_32_bits(self):
+        """Batches, heads and rows gigabytes apart, in a sparse file, give the bits of compact ones."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.truncate(4 << 33)
+            memory, places = torch.from_file(file.name, shared=True, size=1 << 33), iter(range(0, 1 << 20, 4096))
+
+            def far(t):
+                strides = (2**32 + 5, 2**31 + 3, 2**27 + 1, 1)
+                return memory.as_strided(t.shape, strides[-t.dim() :] if t.dim() == 4 else strides[:3], next(places)).copy_(t)
+
+            q, k, v = inputs(b=2, h=2, n=9, shared=False)
+            near = ops.mixer_forward(q, k, v, 0.7)
+            away = ops.mixer_forward(far(q), far(k), far(v), 0.7)
+            grad = torch.randn_like(near[0])
+            near += ops.mixer_backward(grad, q, k, v, *near, 0.7)
+            away += ops.mixer_backward(far(grad), far(q), far(k), far(v), *(far(t) for t in away), 0.7)
+            for a, b in zip(near, away):
+                self.assertTrue(torch.equal(a, b))
+
     def test_inputs_are_left_alone(self):
         q, k, v = inputs(requires_grad=True)
         before = [t.detach().clone() for t in (q, k, v)]
@@ -349,6 +375,23 @@ class Edges(TestCase):
         q, k, v = inputs()
         # Scores of some hundreds: their own rounding is what errors are made of.
         self.assertGradients(30 * q, 3 * k, v, tolerance=1e-3)
+
+    def test_tf32_is_of_gpus(self):
+        q, k, v = inputs()
+        expected = ops.mixer(q, k, v)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            result = ops.mixer(q, k, v)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+        if DEVICE == "cpu":
+            self.assertTrue(torch.equal(result, expected))
+        else:
+            self.assertFalse(torch.equal(result, expected))
+            self.assertClose(result, expected, tolerance=5e-3)
+
+    def test_more_heads_than_a_grid_has_rows(self):
+        self.assertGradients(*inputs(b=2, h=33000, m=2, n=3, d=4))
 
     def test_nan_stays_in_its_head(self):
         q, k, v = inputs()

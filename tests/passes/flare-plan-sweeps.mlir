@@ -1,5 +1,7 @@
 // RUN: flare-opt %s --flare-plan-sweeps | FileCheck %s
 // RUN: flare-opt %s --flare-plan-sweeps=joint-limit=31 | FileCheck %s --check-prefix=SPLIT
+// RUN: flare-opt %s --flare-plan-sweeps=row-limit=23 | FileCheck %s --check-prefix=ROWS
+// RUN: flare-opt %s --flare-plan-sweeps="target=host row-limit=23" | FileCheck %s --check-prefix=HOST
 
 !nd = !flare.tensor<n, d=8, bf16>
 !md = !flare.tensor<m=4, d=8, bf16>
@@ -50,4 +52,26 @@ func.func @sums(%k: !nd, %q: !md, %w: !flare.tensor<n, f32>) -> (!flare.tensor<m
   %s = flare.contract %x, %w over n : !nm, !flare.tensor<n, f32>
   %dk = flare.contract %x, %q over m : !nm, !md
   return %s, %dk : !flare.tensor<m=4, f32>, !flare.tensor<n, d=8, f32>
+}
+
+// Rows that a sweep accumulates for its tokens, 3 of 8 channels here; what is made of the same contraction stays with it.
+// CHECK-LABEL: func.func @rows
+// CHECK: flare.sweep
+// CHECK-NOT: flare.sweep
+// ROWS-LABEL: func.func @rows
+// ROWS: flare.sweep -> !flare.tensor<n, d=8, f32> {
+// ROWS: flare.sweep -> !flare.tensor<n, d=8, f32> {
+// ROWS: flare.sweep -> !flare.tensor<n, d=8, f32>, !flare.tensor<n, d=8, f32> {
+// ROWS: flare.sweep -> !flare.tensor<m=4, d=8, f32> {
+// HOST-LABEL: func.func @rows
+// HOST: flare.sweep
+// HOST-NOT: flare.sweep
+func.func @rows(%k: !nd, %q: !md, %v: !md, %w: !md) -> (!flare.tensor<n, d=8, f32>, !flare.tensor<n, d=8, f32>, !flare.tensor<n, d=8, f32>, !flare.tensor<n, d=8, f32>, !zd) {
+  %x = flare.contract %k, %q over d : !nd, !md
+  %a = flare.contract %x, %q over m : !nm, !md
+  %minus = flare.neg %a : !flare.tensor<n, d=8, f32>
+  %b = flare.contract %x, %v over m : !nm, !md
+  %c = flare.contract %x, %w over m : !nm, !md
+  %dq = flare.contract %x, %k over n : !nm, !nd
+  return %a, %b, %c, %minus, %dq : !flare.tensor<n, d=8, f32>, !flare.tensor<n, d=8, f32>, !flare.tensor<n, d=8, f32>, !flare.tensor<n, d=8, f32>, !zd
 }

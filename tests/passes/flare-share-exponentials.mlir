@@ -1,4 +1,5 @@
 // RUN: flare-opt %s --flare-share-exponentials | FileCheck %s
+// RUN: flare-opt %s --flare-share-exponentials=wide=false | FileCheck %s --check-prefix=NARROW
 
 !nd = !flare.tensor<n, d=8, bf16>
 !md = !flare.tensor<m=4, d=8, bf16>
@@ -87,4 +88,28 @@ func.func @product(%k: !nd, %q: !md, %a: !flare.tensor<n, f32>, %b: !flare.tenso
     flare.yield %y : !flare.tensor<n, d=8, f32>
   }
   return %r : !flare.tensor<n, d=8, f32>
+}
+
+// On a GPU operands times a factor are two addends: with many channels that takes longer than an exponential.
+// NARROW-LABEL: func.func @two(
+// NARROW: } safe {
+// NARROW-LABEL: func.func @many_channels(
+// NARROW-NOT: safe
+// CHECK-LABEL: func.func @many_channels(
+// CHECK: } safe {
+!nw = !flare.tensor<n, d=33, bf16>
+!mw = !flare.tensor<m=4, d=33, bf16>
+func.func @many_channels(%k: !nw, %q: !mw, %a: !flare.tensor<n, f32>, %b: !flare.tensor<m=4, f32>)
+    -> (!flare.tensor<m=4, d=33, f32>, !flare.tensor<n, d=33, f32>) {
+  %r:2 = flare.sweep -> !flare.tensor<m=4, d=33, f32>, !flare.tensor<n, d=33, f32> {
+    %x = flare.contract %k, %q over d : !nw, !mw
+    %xa = flare.sub %x, %a : !nm, !flare.tensor<n, f32>
+    %p = flare.exp2 %xa : !nm
+    %xb = flare.sub %x, %b : !nm, !flare.tensor<m=4, f32>
+    %w = flare.exp2 %xb : !nm
+    %z = flare.contract %p, %k over n : !nm, !nw
+    %y = flare.contract %w, %q over m : !nm, !mw
+    flare.yield %z, %y : !flare.tensor<m=4, d=33, f32>, !flare.tensor<n, d=33, f32>
+  }
+  return %r#0, %r#1 : !flare.tensor<m=4, d=33, f32>, !flare.tensor<n, d=33, f32>
 }

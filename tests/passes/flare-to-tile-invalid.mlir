@@ -15,7 +15,7 @@ func.func @unconfigured(%k: !nd) -> !nd {
 // The same check as flare-configure's: a configuration may come from elsewhere.
 !nd = !flare.tensor<n, d=8, f32>
 func.func @infeasible(%k: !nd) -> !nd {
-  // expected-error @+1 {{cannot be run as configured: exp = "mufu", but on host exponentials are made as exp = "poly5" says}}
+  // expected-error @+1 {{cannot be run as configured: exp = "mufu", but on host exponentials are made by a polynomial on vectors; use exp = "poly5"}}
   %y = flare.sweep config #tile.config<rows = n, tile = 16, heads = 4, row_groups = 1, workers = 1, worker_rows = 16, stages = 1,
       unroll = 1, blocks = 64, sums = "add", exp = "mufu", park = "shared", min_blocks = 1> -> !nd {
     %a = flare.neg %k : !nd

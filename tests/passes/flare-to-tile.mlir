@@ -15,23 +15,31 @@
 // CHECK: %[[Q:.*]] = tile.cast %{{.*}} : <m=16, d=8, f32> -> <m=16, d=8, bf16>
 // CHECK: tile.stream(%{{.*}}) init({{.*}}) tile 64
 // The range condition, decided for the tile before its exponentials; NaN answers no.
-// CHECK: %[[OK:.*]] = tile.bounded %{{.*}} limit 6.000000e+01
+// CHECK: %[[OK:.*]] = tile.bounded %{{.*}} limit 8.800000e+01
 // CHECK: %[[ALL:.*]] = arith.andi %{{.*}}, %[[OK]] : i1
 // CHECK: scf.if %[[ALL]]
-// The fast body: no reference, no mask.
+// The fast body: no maximum, no mask.
 // CHECK: tile.pairs rows m
 // CHECK-NOT: tile.mask
 // CHECK-NOT: tile.max
 // CHECK: tile.contract({{.*}}) over d
 // CHECK-NEXT: tile.scale
-// CHECK-NEXT: tile.exp2
+// A constant reference: what lies below it has as many exponents as what lies above.
+// CHECK-NEXT: tile.constant -2.800000e+01
+// CHECK-NEXT: tile.add
+// CHECK-NEXT: tile.exp2 bounded
 // CHECK: tile.contract({{.*}}) over n into
 // CHECK: tile.yield
-// The safe body: a running maximum, and tokens past the last masked.
+// The safe body: tokens past the last masked, and a reference that is raised where a score exceeds it.
 // CHECK: } else {
-// CHECK: tile.mask {{.*}} over n {{.*}} fill 0xFF800000
-// CHECK-NEXT: tile.reduce "max"
-// CHECK: tile.max
+// CHECK: %[[X:.*]] = tile.mask {{.*}} over n {{.*}} fill 0xFF800000
+// CHECK-NEXT: %[[ANY:.*]] = tile.exceeds %[[X]], %[[REFERENCE:.*]] by 0.0
+// CHECK-NEXT: %[[NOW:.*]]:3 = scf.if %[[ANY]]
+// CHECK-NEXT: tile.reduce "max" %[[X]]
+// CHECK: tile.max %[[REFERENCE]]
+// CHECK: } else {
+// CHECK: tile.sub %[[X]], %[[NOW]]#2
+// CHECK-NEXT: tile.exp2 %
 // CHECK: tile.store {{.*}} partial
 
 // Partial results of the splits are merged in fixed order.

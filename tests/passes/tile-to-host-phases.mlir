@@ -12,7 +12,7 @@
 // pair value go from one to the next through memory, 64 bytes a latent.
 // CHECK-LABEL: llvm.func @mixer_backward_sweep_2(
 // CHECK:       scf.for %{{.*}} to %c32_i64 step %c8_i64 iter_args
-// CHECK-COUNT-8: call @flarec.exp2_of_small
+// CHECK-COUNT-8: call @flarec.exp2_of_bounded
 // CHECK-COUNT-8: llvm.store %{{.*}}, %{{.*}} {alignment = 64 : i64} : vector<16xf32>
 // CHECK:         scf.yield
 // Two addends a score are two chains each: four latents at once, and nothing to carry.

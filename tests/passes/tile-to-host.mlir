@@ -1,17 +1,24 @@
 // RUN: flare-opt %s --tile-assign-layouts=target=host --tile-to-host --canonicalize --cse | FileCheck %s
 
-// Exponentials: general ones and those of AVX-512, which takes the power of two apart in one instruction. 2^(c·x) keeps the product's rounding out by
-// multiplying twice, each time into a sum.
+// Exponentials: general ones and those of AVX-512, which takes the power of two apart in one instruction. A polynomial of degree 5 is enough for a score's,
+// and a bounded one needs no comparisons.
 // CHECK-LABEL: llvm.func internal @flarec.exp2(
 // CHECK-COUNT-6: llvm.intr.fmuladd
+// CHECK-LABEL: llvm.func internal @flarec.exp2_of_score(
+// CHECK: arith.cmpf olt
+// CHECK: arith.cmpf ogt
+// CHECK-LABEL: llvm.func internal @flarec.exp2_of_bounded(
+// CHECK-NOT: arith.cmpf
 // CHECK-LABEL: llvm.func internal @flarec.exp2.avx512(
 // CHECK: call_intrinsic "llvm.x86.avx512.mask.reduce.ps.512"
 // CHECK-COUNT-6: llvm.intr.fmuladd
+// CHECK-NOT: llvm.intr.fmuladd
 // CHECK: call_intrinsic "llvm.x86.avx512.mask.scalef.ps.512"
-// CHECK-LABEL: llvm.func internal @flarec.exp2_of_small(
-// CHECK-SAME: %[[X:.*]]: vector<16xf32>, %[[C:.*]]: vector<16xf32>
-// CHECK: %[[SHIFTED:.*]] = llvm.intr.fmuladd(%[[X]], %[[C]], %{{.*}})
-// CHECK: llvm.intr.fmuladd(%[[X]], %[[C]], %{{.*}})
+// CHECK-LABEL: llvm.func internal @flarec.exp2_of_bounded.avx512(
+// CHECK: call_intrinsic "llvm.x86.avx512.mask.reduce.ps.512"
+// CHECK-COUNT-5: llvm.intr.fmuladd
+// CHECK-NOT: llvm.intr.fmuladd
+// CHECK: call_intrinsic "llvm.x86.avx512.mask.scalef.ps.512"
 
 // The parameters' slots, the number of the block, scratch memory. Denormals count as zero until the end.
 // CHECK-LABEL: llvm.func @encode_sweep(
@@ -31,8 +38,10 @@
 // CHECK: scf.if %[[OK]] {
 // The fast body: scores of eight tokens, each a broadcast times 16 latents, no mask, no maximum. Accumulators go round the loop in registers.
 // CHECK:      scf.for %{{.*}} = %{{.*}} to %{{.*}} step %c8_i64 iter_args
+// What this head reads in its next turn is on its way meanwhile.
+// CHECK:      llvm.intr.prefetch
 // CHECK-NOT:  select
-// CHECK:      call @flarec.exp2_of_small
+// CHECK:      call @flarec.exp2_of_bounded
 // CHECK-NOT:  select
 // CHECK:      scf.yield
 // CHECK: } else {
@@ -42,8 +51,9 @@
 // CHECK-NEXT: %[[LANE:.*]] = llvm.insertelement %[[LEFT]]
 // CHECK-NEXT: %[[REAL:.*]] = llvm.shufflevector %[[LANE]]
 // CHECK-NEXT: arith.select %[[REAL]], %{{.*}}, %cst{{.*}} : vector<16xi1>, vector<16xf32>
+// CHECK-NOT:  llvm.intr.prefetch
 // CHECK:      arith.cmpf ogt
-// CHECK:      call @flarec.exp2(
+// CHECK:      call @flarec.exp2_of_score(
 // CHECK:      scf.yield
 // CHECK: llvm.call_intrinsic "llvm.x86.sse.ldmxcsr"(%[[CONTROL]])
 // CHECK-NEXT: llvm.return

@@ -22,6 +22,22 @@ TEST(CudaWithoutDriver, SaysSo) {
   EXPECT_EQ(errorOf([&] { module->prepare(0); }), CudaDriver::whyUnavailable());
 }
 
+TEST(CudaWithoutDriver, TargetsOfArchitectures) {
+  auto target = [](int major, int minor) {
+    return targetFor({.name = "a card", .major = major, .minor = minor});
+  };
+  EXPECT_EQ(target(8, 0), "sm_80");
+  EXPECT_EQ(target(9, 0), "sm_90a");
+  EXPECT_EQ(target(10, 0), "sm_100a");
+  // What has no target of its own: `a` targets run on one architecture alone.
+  for (auto [major, minor] :
+       {std::pair(8, 6), {8, 7}, {8, 9}, {9, 1}, {10, 3}, {12, 0}, {12, 1}})
+    EXPECT_EQ(target(major, minor), "sm_80") << major << "." << minor;
+  EXPECT_THAT(errorOf([&] { target(7, 5); }),
+              HasSubstr("a card has compute capability 7.5; the kernels need "
+                        "8.0 or more: use the host"));
+}
+
 namespace {
 
 // y[n] = s * x[n], tokens dealt round over the grid's threads. `big` goes the

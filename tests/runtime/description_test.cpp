@@ -35,6 +35,30 @@ TEST(Description, RequestIsCanonical) {
             begin + R"("source":"func \"x\"\n","gradients":"q,k","target":"host","config":""})");
 }
 
+TEST(Description, PrecisionIsInTheRequestWhereItIsTf32) {
+  std::string begin = "{\"version\":\"" + std::string(version()) + "\",";
+  MixerDescription tf32 = valid;
+  tf32.dtype = DType::F32;
+  std::string plain = request(tf32);
+  EXPECT_THAT(plain, testing::Not(HasSubstr("precision")));
+  tf32.tf32 = true;
+  EXPECT_EQ(
+      request(tf32),
+      begin +
+          R"("mixer":{"head_dim":8,"latents":128,"dtype":"f32","gradients":"qkv"},"precision":"tf32","target":"sm_90a","config":""})");
+  EXPECT_EQ(
+      request("f", "sm_80", "q", true),
+      begin +
+          R"("source":"f","gradients":"q","precision":"tf32","target":"sm_80","config":""})");
+  tf32.target = "host";
+  EXPECT_THAT(errorOf([&] { request(tf32); }),
+              HasSubstr("precision of f32 on a GPU; leave it out for f32 on "
+                        "host"));
+  tf32.target = "sm_80";
+  tf32.dtype = DType::F16;
+  EXPECT_THAT(errorOf([&] { request(tf32); }), HasSubstr("f16 on sm_80"));
+}
+
 TEST(Description, VersionIsProjectAndFormat) {
   EXPECT_THAT(version(), testing::MatchesRegex("[0-9]+\\.[0-9]+\\.[0-9]+\\+1"));
 }

@@ -114,6 +114,38 @@ TEST(HostFunction, SlotsAreThePages) {
   EXPECT_EQ(out, expected);
 }
 
+// 2 MiB of partial results a head: 32 heads fit the bound.
+TEST(HostFunction, HeadsAreLaunchedInRoundsWherePartialResultsAreMany) {
+  FunctionSpec function;
+  function.name = "f";
+  function.tensors = {{.name = "out",
+                       .role = Role::Result,
+                       .index = Index::Latents,
+                       .rows = 1},
+                      {.name = "partial",
+                       .role = Role::Workspace,
+                       .index = Index::Latents,
+                       .rows = 4096,
+                       .columns = 128,
+                       .sweep = 0}};
+  function.sweeps = {{.tile = 64, .heads = 4, .rowGroups = 1, .blocks = 64}};
+  function.kernels = {single("f")};
+  auto module = Module::load(hostArtefact(
+      function, "#include <stdint.h>\n"
+                "void f(const uint64_t *s, int64_t b, void *m) {"
+                " ((float *)s[0])[b * (int64_t)s[2]] += (float)s[9]; }\n"));
+  const Function &f = module->function("f");
+  Sizes sizes{1, 40, 1 << 20, 1};
+  EXPECT_EQ(f.workspaceBytes(sizes), 64 << 20);
+  std::vector<float> out(3 * 40), expected(3 * 40);
+  for (int head = 0; head < 40; ++head)
+    expected[size_t(3 * head)] = head < 32 ? 32.0f : 8.0f;
+  std::vector<TensorRef> tensors = {{out.data(), 120, 3, 1}};
+  alignas(64) static char workspace[64]; // not touched by this kernel
+  f.launchHost(sizes, tensors, {}, workspace, serially);
+  EXPECT_EQ(out, expected);
+}
+
 namespace {
 
 // y[b,h,m] = s * sum over n and d of x[b,h,n,d], through partial sums over

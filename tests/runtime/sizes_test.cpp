@@ -53,6 +53,46 @@ TEST(Sizes, ARangeBelongsToTheBatchAlone) {
   EXPECT_EQ(elements(function, range, {3, 8, 0, 1}), 6);
 }
 
+// Partial results of all sweeps together, and what is between sweeps, for
+// shapes of any size.
+TEST(Sizes, PartialResultsAreBounded) {
+  constexpr int64_t MiB = 1 << 20;
+  for (int64_t latents : {16, 128, 1024, 4096})
+    for (int64_t columns : {1, 8, 32, 128})
+      for (int64_t heads : {1, 8, 100, 70000})
+        for (int64_t batch : {1, 3, 64})
+          for (int64_t blocks : {64, 264, 4096}) {
+            FunctionSpec function;
+            function.sweeps = {{.tile = 64, .heads = 4, .blocks = blocks},
+                               {.tile = 16, .heads = 8, .blocks = blocks}};
+            for (int sweep : {0, 1}) {
+              function.tensors.push_back({.name = "partial",
+                                          .role = Role::Workspace,
+                                          .index = Index::Latents,
+                                          .rows = latents,
+                                          .columns = columns,
+                                          .sweep = sweep});
+              function.sweeps[size_t(sweep)].partialBytes =
+                  2 * latents * columns * 4; // two sweeps share the bound
+            }
+            Sizes sizes{batch, heads, 1 << 20, 1};
+            int64_t together = headsAtOnce(function, sizes);
+            ASSERT_GE(together, 1);
+            ASSERT_LE(together, heads);
+            int64_t bytes = workspaceBytes(function, sizes);
+            if (together > 1 || 2 * batch * latents * columns * 4 <= 64 * MiB) {
+              EXPECT_LE(bytes, 64 * MiB + 512)
+                  << latents << " " << columns << " " << heads << " " << batch;
+            } else {
+              EXPECT_EQ(bytes, 2 * batch * latents * columns * 4);
+            }
+            // One round where that keeps to the bound.
+            if (2 * batch * heads * latents * columns * 4 <= 64 * MiB) {
+              EXPECT_EQ(together, heads);
+            }
+          }
+}
+
 TEST(Sizes, OverflowIsAnError) {
   FunctionSpec function = sampleArtefact().manifest().functions[0];
   Sizes huge{int64_t(1) << 40, int64_t(1) << 40, 10, 1};

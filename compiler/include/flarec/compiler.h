@@ -39,6 +39,9 @@ extern "C" {
  *   source_name  what messages call the source
  *   time         true: where the time went, on stderr
  *   report       true: registers and spills of each kernel, on stderr
+ *   examine      candidates for the tuner, {function: [[{field: value}, ...] for
+ *                each sweep]}: *bytes is JSON that says of each why it cannot
+ *                be run, or what its kernel does, counted
  */
 FLAREC_EXPORT int flarec_compile(const char *request, char **bytes,
                                  size_t *size, char **error);
@@ -55,6 +58,14 @@ FLAREC_EXPORT const char *flarec_version(void);
  * saves what a backward needs; null to leave functions as they are. Returns null
  * for an unknown target. The caller frees it with flarec_free. */
 FLAREC_EXPORT char *flarec_stages(const char *target, const char *gradients);
+
+/* What ptxas makes of PTX, for the tuner: JSON in *report, {"kernels": [{"name",
+ * "registers", "spills", "stack", "barriers"}], "warnings": [text]}, and the
+ * machine code in *cubin and *size. Returns 1 with a message in *error where the
+ * text is refused, 2 where there is no ptxas. */
+FLAREC_EXPORT int flarec_assemble(const char *ptx, const char *target,
+                                  char **report, char **cubin, size_t *size,
+                                  char **error);
 
 /* The program flare-opt. */
 FLAREC_EXPORT int flarec_opt_main(int argc, char **argv);

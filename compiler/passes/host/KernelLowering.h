@@ -140,8 +140,8 @@ struct KernelLowering : Emit {
   Value exp2(Value x) { return call("flarec.exp2", x); }
   Value log2(Value x) { return call("flarec.log2", x); }
   Value ln(Value x) { return call("flarec.ln", x); }
-  /// 2^(x·c) for |x·c| < 2^20, without the rounding of the product.
-  Value exp2OfSmall(Value x, Value c) { return call("flarec.exp2_of_small", {x, c}); }
+  /// Of a score: to 9e-8 of its size. Bounded ones need no care for large exponents.
+  Value exp2OfScore(Value x, bool bounded) { return call(bounded ? "flarec.exp2_of_bounded" : "flarec.exp2_of_score", x); }
   Value exactPower(Value x, Value factor, bool negative);
   Value apply(Operation *op, function_ref<Value(Value)> get);
   void lowerBlock(Block &block);
@@ -196,6 +196,8 @@ struct KernelLowering : Emit {
   void blocksOfOps(ArrayRef<Operation *> ops, const DenseMap<Value, SmallVector<Parked>> &homes);
   void fillStash();
   Registers tileBody(Value n0, const Registers &flags);
+  SmallVector<Rows> ahead; // rows of tokens that this head works on in its next turn
+  void lookAhead(Value n0);
   void settle(Value v, const Parked &target);
   void emit(scf::IfOp op);
 
@@ -222,6 +224,7 @@ struct KernelLowering : Emit {
     SmallVector<Operation *> ops;
     SmallVector<unsigned> accumulators;
     int64_t step; // columns at once
+    bool first = false;
   };
 
   void emit(tile::PairsOp op);
@@ -238,16 +241,19 @@ struct KernelLowering : Emit {
 
   Body *current = nullptr;
   int64_t width = 0;              // columns of the step
+  Value rowBlock;                 // the block of rows (null: the only one)
   Value firstColumn;              // i64
   Value phaseFirst;               // first column of the columns whose pairs lie in scratch
   DenseMap<Value, Value> tableAt; // table → address of its row of the first column
 
   void step(Body &body, Phase &p, Value first, SmallVector<Registers> &state);
+  void prefetchAhead(Body &body);
   Value column(Value v, int64_t c, int64_t d);
   Value betweenAt(Value v, int64_t c);
   void lowerPair(Operation *op);
   Registers masked(tile::MaskOp op, const Registers &x, Value fill);
-  Value factorOfSmall(Operation *op);
+  bool startsChains(Operation *op);
+  void startsOf(Value v, bool negative, SmallVectorImpl<std::pair<Value, bool>> &starts);
   void scores(tile::ContractOp op);
   void contractColumns(tile::ContractOp op);
   void contractRows(tile::ContractOp op);

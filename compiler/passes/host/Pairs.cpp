@@ -53,6 +53,7 @@ KernelLowering::Body KernelLowering::bodyOf(tile::PairsOp op) {
 /// All columns against one block of rows; the new values of the accumulators that lie in registers.
 SmallVector<Registers> KernelLowering::runRows(Body &body, SmallVector<Phase> &phases, Value block) {
   DenseMap<Value, Registers> saved = tiles;
+  rowBlock = block;
   numbers[body.block->getArgument(0)] = block ? mul(block, tile::blockSize) : c64(0);
   for (unsigned i = 0; i < body.numIns; ++i)
     if (Value v = body.op.getIns()[i]; tileType(v))
@@ -90,6 +91,7 @@ void KernelLowering::emit(tile::PairsOp op) {
   if (failed(status))
     return;
   SmallVector<Phase> phases = phasesOf(body);
+  phases.front().first = true;
   for (auto &[v, at] : body.between) {
     at = sharedAt;
     sharedAt += phaseColumns * vectorBytes;
@@ -261,7 +263,7 @@ SmallVector<KernelLowering::Phase> KernelLowering::phasesOf(Body &body) {
   for (Operation &o : body.block->without_terminator()) {
     if (o.getNumResults() == 1 && (body.columnOnly.contains(o.getResult(0)) || body.rowOnly.contains(o.getResult(0))))
       continue;
-    if (isa<tile::ConstantOp>(o))
+    if (isa<tile::ConstantOp>(o) || startsChains(&o))
       continue;
     ops.push_back(&o);
     if (auto c = dyn_cast<tile::ContractOp>(o); c && c.getOver() == rows)
@@ -316,9 +318,10 @@ SmallVector<KernelLowering::Phase> KernelLowering::cutIntoPhases(Body &body, Arr
         if (TileType t = tileType(v); t && hasRows(t) && !hasColumns(t))
           held.insert(v);
     };
-    bool empty = held.empty();
+    size_t before = held.size();
     hold();
-    if (phases.empty() || (c && c.getOver() == rows && madeHere(c.getA().front())) || (!empty && registersHeld() > rowRegisters)) {
+    bool crowded = before && held.size() > before && registersHeld() > rowRegisters;
+    if (phases.empty() || (c && c.getOver() == rows && madeHere(c.getA().front())) || crowded) {
       phases.push_back({{}, {}, step});
       held.clear();
       hold();

@@ -252,6 +252,15 @@ void KernelLowering::park(const Registers &x, const Parked &p, Value block) {
 
 //===-- Ops on a block of rows ---------------------------------------------//
 
+static bool isNumber(Value v, double x) {
+  auto k = v.getDefiningOp<arith::ConstantOp>();
+  auto f = k ? dyn_cast<FloatAttr>(k.getValue()) : FloatAttr();
+  return f && f.getValue().convertToDouble() == double(float(x));
+}
+
+/// log2 e to 24 bits is 1.3e-8 of its size too small, and whatever is made with it errs in one direction: this is the rest.
+constexpr double log2eRest = log2e - float(log2e);
+
 /// 2^(±c·x) for a vector x, without the rounding of the product: its error would be that of every weight of a row.
 Value KernelLowering::exactPower(Value x, Value factor, bool negative) {
   Value c = splat(number(factor));
@@ -259,6 +268,8 @@ Value KernelLowering::exactPower(Value x, Value factor, bool negative) {
     x = fneg(x);
   Value high = arith::MulFOp::create(b, loc, x, c);
   Value low = fma(x, c, fneg(high));
+  if (isNumber(factor, log2e))
+    low = fma(x, all(log2eRest), low);
   Value r = exp2(high), change = fmul(r, fmul(low, all(1 / log2e)));
   // Where r is infinite or the product not finite, nothing is to be mended.
   return select(compare(arith::CmpFPredicate::OLT, LLVM::FAbsOp::create(b, loc, change), r), fadd(r, change), r);
@@ -291,12 +302,6 @@ void KernelLowering::lowerBlock(Block &block) {
       lower(&op);
 }
 
-static bool isNumber(Value v, double x) {
-  auto k = v.getDefiningOp<arith::ConstantOp>();
-  auto f = k ? dyn_cast<FloatAttr>(k.getValue()) : FloatAttr();
-  return f && f.getValue().convertToDouble() == double(float(x));
-}
-
 void KernelLowering::lowerElementwise(Operation *op) {
   Value out = op->getResult(0);
   auto here = [&](Value v) { return tiles.count(v) || parked.count(v); };
@@ -315,6 +320,10 @@ void KernelLowering::lowerElementwise(Operation *op) {
         tiles[out] = each(scale.getA(), [&](Value x) { return exactPower(x, scale.getFactor(), bool(neg)); });
         return;
       }
+  }
+  if (auto scale = dyn_cast<tile::ScaleOp>(op); scale && isNumber(scale.getFactor(), log2e)) {
+    tiles[out] = each(scale.getA(), [&](Value x) { return fma(x, all(log2e), fmul(x, all(log2eRest))); });
+    return;
   }
   // log2 x·ln 2 is ln x with one rounding less.
   if (auto scale = dyn_cast<tile::ScaleOp>(op))
@@ -383,6 +392,11 @@ void KernelLowering::emit(tile::LoadOp op) {
 
 void KernelLowering::emit(tile::ReadOp op) {
   const StageAt &s = stages[op.getStage()];
+  // Rows that were looked at to see whether their scores are bounded.
+  if (auto it = tiles.find(op.getStage()); it != tiles.end()) {
+    tiles[op.getTile()] = it->second;
+    return;
+  }
   Value at = number(op.getAt());
   Rows r = from(s.rows, at);
   tiles[op.getTile()] = loadRows(r, sub(s.left, at), op.getTile().getType().getD());
@@ -474,18 +488,26 @@ void KernelLowering::emit(tile::BoundedOp op) {
   int64_t T = config.getTile();
   Value factor = number(op.getFactor());
   double limit = op.getLimit().convertToDouble();
+  auto isSmall = [&](Value worst) -> Value {
+    Value square = fmul(splat(fmul(factor, factor)), worst);
+    // An ordered comparison: NaN answers no. 0·inf is NaN too.
+    Value small = compare(arith::CmpFPredicate::OLE, square, all(limit * limit));
+    Value bits = bitcast(b.getI16Type(), small);
+    return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, bits, arith::ConstantOp::create(b, loc, b.getI16IntegerAttr(-1)));
+  };
+  Value full = le(c64(T), s.left);
+  if (T == lanes) { // the rows serve the body, too
+    Registers x = tiles[op.getStage()] = loadRows(s.rows, s.left, op.getStage().getType().getD());
+    numbers[op.getOk()] = both(full, isSmall(squares(x)));
+    return;
+  }
   auto answer = [&]() -> Registers {
     Registers worst = loop(c64(0), c64(T), lanes, {all(0)}, [&](Value first, const Registers &state) -> Registers {
       Rows r = from(s.rows, first);
       return {maxNaN(state[0], squares(loadRows(r, {}, op.getStage().getType().getD())))};
     });
-    Value square = fmul(splat(fmul(factor, factor)), worst[0]);
-    // An ordered comparison: NaN answers no. 0·inf is NaN too.
-    Value small = compare(arith::CmpFPredicate::OLE, square, all(limit * limit));
-    Value bits = bitcast(b.getI16Type(), small);
-    return {arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, bits, arith::ConstantOp::create(b, loc, b.getI16IntegerAttr(-1)))};
+    return {isSmall(worst[0])};
   };
-  Value full = le(c64(T), s.left);
   numbers[op.getOk()] = choose(full, {b.getI1Type()}, answer, [&]() -> Registers { return {flag(false)}; })[0];
 }
 

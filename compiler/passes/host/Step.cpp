@@ -21,6 +21,8 @@ void KernelLowering::step(Body &body, Phase &p, Value first, SmallVector<Registe
   current = &body;
   tableAt.clear();
   numbers[body.block->getArgument(1)] = first;
+  if (p.first && !isSafe(body.op))
+    prefetchAhead(body);
   for (unsigned i : p.accumulators)
     if (!state[i].empty())
       tiles[body.accumulator(i)] = state[i];
@@ -50,6 +52,23 @@ void KernelLowering::step(Body &body, Phase &p, Value first, SmallVector<Registe
     if (!state[i].empty())
       state[i] = registers(body.block->getTerminator()->getOperand(i));
   tiles = saved;
+}
+
+/// Brings a few rows of the next turn's tokens to the second-level cache: this step's share, since the processor drops or stalls on more than some dozens at
+/// once. Rows of a head lie far apart, so the hardware foresees nothing.
+void KernelLowering::prefetchAhead(Body &body) {
+  constexpr int64_t line = 64;
+  const int64_t count = config.getTile(), steps = body.rowBlocks * body.columnCount;
+  Value done = rowBlock ? add(mul(rowBlock, body.columnCount), firstColumn) : firstColumn;
+  Value row = div(mul(done, count), c64(steps));
+  for (const Rows &r : ahead) {
+    Value at = offset(r.base, mul(row, r.stride));
+    for (int64_t i = 0, few = (width * count + steps - 1) / steps; i < few; ++i) {
+      at = i ? offset(at, r.stride) : at;
+      for (int64_t d = 0, bytes = r.channels * bytesOf(r.element); d < bytes; d += line)
+        LLVM::Prefetch::create(b, loc, offset(at, d), 0, 2, 1);
+    }
+  }
 }
 
 /// Number d of column c of the step, in all lanes.
@@ -89,29 +108,19 @@ Registers KernelLowering::masked(tile::MaskOp op, const Registers &x, Value fill
   return r;
 }
 
-/// c, where op is 2^(c·x) with bounded scores x: the product's rounding would not be that of x - lse later.
-Value KernelLowering::factorOfSmall(Operation *op) {
-  auto e = dyn_cast<tile::Exp2Op>(op);
-  auto scale = e ? e.getA().getDefiningOp<tile::ScaleOp>() : tile::ScaleOp();
-  auto branch = current->op->getParentOfType<scf::IfOp>();
-  if (!scale || !branch || !branch.thenBlock()->findAncestorOpInBlock(*op) || !tiles.count(scale.getA()))
-    return {};
-  return scale.getFactor();
-}
-
 void KernelLowering::lowerPair(Operation *op) {
   if (isElementwise(op)) {
     TileType t = tileType(op->getResult(0));
     if (!hasColumns(t))
       return lower(op);
     Registers r;
-    if (Value factor = factorOfSmall(op)) {
-      Value x = op->getOperand(0).getDefiningOp()->getOperand(0), c = splat(number(factor));
-      // What a mask has made -inf is not small: 0 afterwards instead.
-      auto mask = x.getDefiningOp<tile::MaskOp>();
-      for (Value v : registers(mask ? mask.getX() : x))
-        r.push_back(exp2OfSmall(v, c));
-      if (mask)
+    if (auto power = dyn_cast<tile::Exp2Op>(op)) {
+      // What a mask has made -inf is not bounded: 0 afterwards instead.
+      bool bounded = isFast(current->op);
+      auto mask = power.getA().getDefiningOp<tile::MaskOp>();
+      for (Value x : registers(bounded && mask ? mask.getX() : power.getA()))
+        r.push_back(exp2OfScore(x, bounded));
+      if (bounded && mask)
         r = masked(mask, r, all(0));
       tiles[op->getResult(0)] = r;
       return;
@@ -159,31 +168,70 @@ void KernelLowering::lowerPair(Operation *op) {
 
 //===-- Contractions -------------------------------------------------------//
 
-/// acc + Σ_d row·column: one chain for each addend and column. A single addend's sum is finished before acc is added: then scores have the same bits in
-/// every sweep, and x - lse is exact where one weight is all.
+static bool isPair(Value v) {
+  TileType t = tileType(v);
+  return t && t.getN() && t.getM();
+}
+
+/// A pair value that is a sum of vectors.
+static bool sumsVectors(Value v) {
+  Operation *op = v.getDefiningOp();
+  return op && isPair(v) && (isa<tile::BroadcastOp>(op) || (isa<tile::AddOp, tile::SubOp>(op) && sumsVectors(op->getOperand(0)) && !isPair(op->getOperand(1))));
+}
+
+/// Such a sum that only products of pairs are added to. It is made where these start.
+bool KernelLowering::startsChains(Operation *op) {
+  return op->getNumResults() == 1 && sumsVectors(op->getResult(0)) && llvm::all_of(op->getUsers(), [&](Operation *u) {
+           auto dot = dyn_cast<tile::ContractOp>(u);
+           return dot ? dot.getOver() == Index::d && dot.getAcc() == op->getResult(0) : startsChains(u);
+         });
+}
+
+/// The vectors of such a sum, and whether each is subtracted.
+void KernelLowering::startsOf(Value v, bool negative, SmallVectorImpl<std::pair<Value, bool>> &starts) {
+  Operation *op = v.getDefiningOp();
+  if (auto o = dyn_cast_or_null<tile::BroadcastOp>(op))
+    return startsOf(o.getA(), negative, starts);
+  if (!isPair(v)) {
+    starts.push_back({v, negative});
+    return;
+  }
+  startsOf(op->getOperand(0), negative, starts);
+  startsOf(op->getOperand(1), isa<tile::SubOp>(op) ? !negative : negative, starts);
+}
+
+/// acc + Σ_d row·column: one chain for each addend and column, which starts from one of acc's vectors.
 void KernelLowering::scores(tile::ContractOp op) {
-  Registers sum(width);
-  bool together = op.getAcc() && op.getA().size() > 1;
-  if (together)
-    sum = registers(op.getAcc());
+  SmallVector<Registers> chains(op.getA().size(), Registers(width));
+  if (Value acc = op.getAcc(); acc && acc.getDefiningOp() && startsChains(acc.getDefiningOp())) {
+    SmallVector<std::pair<Value, bool>> starts;
+    startsOf(acc, false, starts);
+    for (auto [i, start] : llvm::enumerate(starts)) {
+      auto [v, negative] = start;
+      for (int64_t c = 0; c < width; ++c) {
+        Value x = hasRows(tileType(v)) ? registers(v)[0] : column(v, c, 0), &to = chains[i % chains.size()][c];
+        if (!to)
+          to = negative ? fneg(x) : x;
+        else
+          to = negative ? fsub(to, x) : fadd(to, x);
+      }
+    }
+  } else if (acc) {
+    chains[0] = registers(acc);
+  }
   for (auto [i, av, bv] : llvm::enumerate(op.getA(), op.getB())) {
     Value row = av, col = bv;
     if (!hasRows(tileType(row)))
       std::swap(row, col);
-    Registers r = registers(row), chain(width);
-    if (i == 0)
-      chain = sum;
+    Registers r = registers(row);
     for (int64_t d = 0; d < int64_t(r.size()); ++d)
       for (int64_t c = 0; c < width; ++c)
-        chain[c] = fma(column(col, c, d), r[d], chain[c]);
-    for (int64_t c = 0; c < width; ++c)
-      sum[c] = i == 0 ? chain[c] : fadd(sum[c], chain[c]);
+        chains[i][c] = fma(column(col, c, d), r[d], chains[i][c]);
   }
-  if (op.getAcc() && !together) {
-    Registers acc = registers(op.getAcc());
+  Registers sum = chains[0];
+  for (const Registers &more : ArrayRef(chains).drop_front())
     for (int64_t c = 0; c < width; ++c)
-      sum[c] = arith::AddFOp::create(b, loc, sum[c], acc[c]);
-  }
+      sum[c] = fadd(sum[c], more[c]);
   tiles[op.getOut()] = sum;
 }
 

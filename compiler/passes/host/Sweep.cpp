@@ -7,6 +7,7 @@
 // What a head keeps from tile to tile has a home in scratch memory. Inside a tile the branches of scf.if (fast or safe) leave
 // state at home themselves, so that it never is a result in registers.
 #include "passes/host/KernelLowering.h"
+#include "llvm/ADT/SetVector.h"
 #include <map>
 
 using namespace mlir;
@@ -232,6 +233,7 @@ Registers KernelLowering::tileBody(Value n0, const Registers &flags) {
     stages[body.getArgument(1 + i)] = {rowsOf(tensors[v], n0), sub(tokens, n0)};
   for (auto [x, f] : llvm::zip(flagHomes, flags))
     numbers[x.v] = f;
+  lookAhead(n0);
   Operation *yield = body.getTerminator();
   unsigned first = 1 + stream.getTokens().size();
   destinations.clear();
@@ -244,6 +246,16 @@ Registers KernelLowering::tileBody(Value n0, const Registers &flags) {
   for (auto &x : flagHomes)
     next.push_back(number(yield->getOperand(cast<BlockArgument>(x.v).getArgNumber() - first)));
   return next;
+}
+
+/// What this head reads and writes `stages` tiles further on, when its turn comes again.
+void KernelLowering::lookAhead(Value n0) {
+  ahead.clear();
+  llvm::SetVector<Value> read(stream.getTokens().begin(), stream.getTokens().end());
+  stream.walk([&](tile::StoreOp op) { read.insert(op.getTensor()); });
+  for (Value v : read)
+    if (const Tensor &t = tensors[v]; t.type.getTokens() && t.type.getChannels())
+      ahead.push_back(rowsOf(t, add(n0, config.getTile() * std::max<int64_t>(1, config.getStages()))));
 }
 
 /// Copies a tile to where it must be, unless it is there.

@@ -208,15 +208,12 @@ namespace {
 /// Defines flarec.exp2 and flarec.log2 on vectors. A function named f.avx512 takes f's place where there is AVX-512 (codegen/Targets.cpp).
 struct Functions : Emit {
   template <typename F> void define(StringRef name, F body) {
-    define(name, 1, [&](ValueRange args) { return body(args[0]); });
-  }
-  template <typename F> void define(StringRef name, unsigned arguments, F body) {
     OpBuilder::InsertionGuard guard(b);
-    auto f = LLVM::LLVMFuncOp::create(b, loc, name, LLVM::LLVMFunctionType::get(vec(), SmallVector<Type>(arguments, vec())), LLVM::Linkage::Internal);
+    auto f = LLVM::LLVMFuncOp::create(b, loc, name, LLVM::LLVMFunctionType::get(vec(), {vec()}), LLVM::Linkage::Internal);
     f.setPassthroughAttr(b.getArrayAttr({b.getStringAttr("alwaysinline")}));
     Block *entry = f.addEntryBlock(b);
     b.setInsertionPointToStart(entry);
-    Value r = body(ValueRange(entry->getArguments()));
+    Value r = body(entry->getArgument(0));
     LLVM::ReturnOp::create(b, loc, ValueRange{r});
   }
   Value polynomial(Value x, ArrayRef<double> c) {
@@ -235,39 +232,38 @@ struct Functions : Emit {
                               0.00015353361959569156};
     const double below[] = {1.0, 0.6931470632553101, 0.2402293086051941, 0.055485282093286514, 0.009675451554358006, 0.0012467845808714628,
                             0.0002161291631637141};
+    // The same with one coefficient less, 9e-8 and 8e-8.
+    const double shortNearest[] = {1.0, 0.6931470036506653, 0.24022246897220612, 0.0555071085691452, 0.009671292267739773, 0.0013269535265862942};
+    const double shortBelow[] = {1.0, 0.6931512951850891, 0.2401645928621292, 0.055799514055252075, 0.009017481468617916, 0.001866951584815979};
     auto intrinsic = [&](StringRef name, ValueRange args) {
       return LLVM::CallIntrinsicOp::create(b, loc, vec(), b.getStringAttr(name), args).getResult(0);
     };
     // The nearest integer plus 127 in the low bits of a number.
     const double magic = 12582912.0 + 127;
     auto power = [&](Value shifted) { return bitcast(vec(), arith::ShLIOp::create(b, loc, bitcast(ivec(), shifted), allBits(23))); };
-    define("flarec.exp2", [&](Value x) {
-      // Below -126 and above 127 the nearest bound; comparisons are ordered so that NaN passes, and comes out of the polynomial.
-      Value low = all(-126), high = all(127);
-      x = select(compare(arith::CmpFPredicate::OLT, x, low), low, x);
-      x = select(compare(arith::CmpFPredicate::OGT, x, high), high, x);
+    auto general = [&](Value x, ArrayRef<double> c, bool bounded) -> Value {
+      if (!bounded) {
+        // Below -126 and above 127 the nearest bound; comparisons are ordered so that NaN passes, and comes out of the polynomial.
+        Value low = all(-126), high = all(127);
+        x = select(compare(arith::CmpFPredicate::OLT, x, low), low, x);
+        x = select(compare(arith::CmpFPredicate::OGT, x, high), high, x);
+      }
       Value shifted = plain(x, all(magic), false);
       Value f = plain(x, plain(shifted, all(magic), true), true);
-      return arith::MulFOp::create(b, loc, polynomial(f, nearest), power(shifted));
-    });
-    define("flarec.exp2.avx512", [&](Value x) {
+      return arith::MulFOp::create(b, loc, polynomial(f, c), power(shifted));
+    };
+    auto scaled = [&](Value x, ArrayRef<double> c) {
       Value mask = arith::ConstantOp::create(b, loc, b.getI16IntegerAttr(-1)), current = c32(4);
       // x - floor x, then the polynomial times 2^floor x: overflow gives inf, underflow 0, NaN NaN.
       Value f = intrinsic("llvm.x86.avx512.mask.reduce.ps.512", {x, c32(9), x, mask, current});
-      return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {polynomial(f, below), x, x, mask, current});
-    });
-    define("flarec.exp2_of_small", 2, [&](ValueRange args) {
-      Value x = args[0], c = args[1];
-      Value shifted = fma(x, c, all(magic));
-      Value f = fma(x, c, fneg(plain(shifted, all(magic), true)));
-      return arith::MulFOp::create(b, loc, polynomial(f, nearest), power(shifted));
-    });
-    define("flarec.exp2_of_small.avx512", 2, [&](ValueRange args) {
-      Value x = args[0], c = args[1], mask = arith::ConstantOp::create(b, loc, b.getI16IntegerAttr(-1)), current = c32(4);
-      Value whole = plain(fma(x, c, all(12582912.0)), all(12582912.0), true);
-      Value f = fma(x, c, fneg(whole));
-      return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {polynomial(f, nearest), whole, whole, mask, current});
-    });
+      return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", {polynomial(f, c), x, x, mask, current});
+    };
+    define("flarec.exp2", [&](Value x) { return general(x, nearest, false); });
+    define("flarec.exp2_of_score", [&](Value x) { return general(x, shortNearest, false); });
+    define("flarec.exp2_of_bounded", [&](Value x) { return general(x, shortNearest, true); });
+    define("flarec.exp2.avx512", [&](Value x) { return scaled(x, below); });
+    define("flarec.exp2_of_score.avx512", [&](Value x) { return scaled(x, shortBelow); });
+    define("flarec.exp2_of_bounded.avx512", [&](Value x) { return scaled(x, shortBelow); });
     define("flarec.log2", [&](Value x) { return logarithm(x, 1, 0, log2e); });
     define("flarec.ln", [&](Value x) { return logarithm(x, 0.693145751953125, 1.42860682030941723212e-6, 1); });
   }

@@ -65,7 +65,7 @@ struct Emit : lowering::Scalars {
   Value rounded(Value v, Type e);
 };
 
-/// Defines flarec.exp2, flarec.exp2_of_small, flarec.log2 and flarec.ln on vectors, where b is.
+/// Defines flarec.exp2, flarec.exp2_of_score, flarec.exp2_of_bounded, flarec.log2 and flarec.ln on vectors, where b is.
 void defineFunctions(OpBuilder &b, Location loc);
 
 } // namespace flarec::host

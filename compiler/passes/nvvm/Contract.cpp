@@ -1,5 +1,5 @@
 // tile-to-nvvm: contractions as matrix instructions. 16-bit operands go to mma.m16n8k16 and m16n8k8; f32 operands to three products
-// of TF32 parts. A tile's fragments (compiler/layout) are the instructions' own, so no data moves between them.
+// of TF32 parts, or to one where TF32 is precise enough. A tile's fragments (compiler/layout) are the instructions' own, so no data moves between them.
 #include "passes/nvvm/KernelLowering.h"
 
 using namespace mlir;
@@ -36,12 +36,13 @@ std::pair<Value, Value> KernelLowering::splitTf32(Value x) {
   if (!known.first) {
     known.first = intrinsic("llvm.nvvm.f2tf32.rna", i32(), x);
     // The hardware would cut the rest's last bits off; rounding them halves the error and takes its bias away.
-    known.second = intrinsic("llvm.nvvm.f2tf32.rna", i32(), Value(arith::SubFOp::create(b, loc, x, bitcast(f32(), known.first))));
+    if (!singleTf32)
+      known.second = intrinsic("llvm.nvvm.f2tf32.rna", i32(), Value(arith::SubFOp::create(b, loc, x, bitcast(f32(), known.first))));
   }
   return known;
 }
 
-Registers KernelLowering::mmaTf32x3(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc) {
+Registers KernelLowering::mmaTf32(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc) {
   SmallVector<Value> ah, al, bh, bl;
   for (Value v : a) {
     auto [h, l] = splitTf32(v);
@@ -57,7 +58,11 @@ Registers KernelLowering::mmaTf32x3(ArrayRef<Value> a, ArrayRef<Value> bs, Array
   // Small terms first, and whichever side is the tokens' in the same order: so encode and decode compute the same bits.
   bool tokensFirst = config.getRows() == Index::n;
   auto first = tokensFirst ? std::pair(&al, &bh) : std::pair(&ah, &bl), second = tokensFirst ? std::pair(&ah, &bl) : std::pair(&al, &bh);
-  for (auto [x, y] : {first, second, std::pair(&ah, &bh)}) {
+  SmallVector<std::pair<SmallVector<Value> *, SmallVector<Value> *>> products;
+  if (!singleTf32)
+    products = {first, second};
+  products.push_back({&ah, &bh});
+  for (auto [x, y] : products) {
     SmallVector<Value> args(*x);
     llvm::append_range(args, *y);
     llvm::append_range(args, r);
@@ -104,7 +109,7 @@ void KernelLowering::emit(tile::ContractOp op) {
       Registers sum(4, cf(0));
       for (int half = 0; half < 2; ++half) { // columns 0-7 and 8-15
         auto at = [&](int c1, int r8) { return p[c1 + 2 * r8 + 4 * half]; };
-        sum = mmaTf32x3({at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, {w[2 * half + 4 * u], w[1 + 2 * half + 4 * u]}, sum);
+        sum = mmaTf32({at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, {w[2 * half + 4 * u], w[1 + 2 * half + 4 * u]}, sum);
       }
       for (int i = 0; i < 4; ++i)
         acc[4 * u + i] = fadd(acc[4 * u + i], sum[i]);
@@ -134,9 +139,9 @@ void KernelLowering::scores(tile::ContractOp op) {
           auto at = [&](int d1, int r8) { return a[d1 + 2 * r8 + 4 * u]; };
           SmallVector<Value> left{at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, right{w[2 * u + 2 * units * half], w[1 + 2 * u + 2 * units * half]};
           if (u == 0) {
-            acc = mmaTf32x3(left, right, acc);
+            acc = mmaTf32(left, right, acc);
           } else { // rounding additions between units, as for weights
-            Registers sum = mmaTf32x3(left, right, Registers(4, zero));
+            Registers sum = mmaTf32(left, right, Registers(4, zero));
             for (int i = 0; i < 4; ++i)
               acc[i] = fadd(acc[i], sum[i]);
           }

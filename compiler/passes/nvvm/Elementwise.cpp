@@ -44,8 +44,9 @@ void KernelLowering::emit(tile::CastOp op) {
   if (from == to) {
     r = x;
   } else if (isHalf(to)) {
+    auto known = packed.find(op.getA());
     for (size_t i = 0; i + 1 < x.size(); i += 2)
-      r.push_back(pack(to, x[i], x[i + 1]));
+      r.push_back(known != packed.end() && known->second[i / 2] ? known->second[i / 2] : pack(to, x[i], x[i + 1]));
   } else {
     for (Value v : x) {
       auto [low, high] = unpack(from, v);
@@ -76,12 +77,15 @@ void KernelLowering::emit(tile::MaskOp op) {
   Layout l = layoutOf(t);
   Axis a = Axis(int(op.getOver()));
   const Registers x = tiles[op.getX()];
+  packed.erase(op.getOut()); // of another block
   // Known at compile time: a block that ends before the limit needs no mask.
   auto limitConst = op.getLimit().getDefiningOp<arith::ConstantIndexOp>();
   APInt first;
   if (limitConst && matchPattern(number(op.getFirst()), m_ConstantInt(&first)) &&
       first.getSExtValue() + tile::blockSize <= limitConst.value()) {
     tiles[op.getOut()] = x;
+    if (auto known = packed.find(op.getX()); known != packed.end())
+      packed[op.getOut()] = Registers(known->second);
     return;
   }
   Value fill = cf(op.getFill().convertToDouble());
@@ -129,6 +133,23 @@ void KernelLowering::emit(tile::ReduceOp op) {
       for (Value &v : r)
         v = combine(v, shuffleXor(v, int64_t(1) << bit));
   tiles[op.getOut()] = r;
+}
+
+void KernelLowering::emit(tile::ExceedsOp op) {
+  Layout l = layoutOf(tileType(op.getX())), rows = layoutOf(tileType(op.getLimit()));
+  const Registers x = tiles[op.getX()], limit = tiles[op.getLimit()];
+  Registers largest(rows.registerCount());
+  for (int i = 0; i < l.registerCount(); ++i) {
+    Value &row = largest[rows.matching(l, i)];
+    row = row ? maxNaN(row, x[i]) : x[i];
+  }
+  double by = op.getBy().convertToDouble();
+  Value any;
+  for (auto [row, most] : llvm::zip(largest, limit)) {
+    Value above = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UGT, row, by ? fadd(most, cf(by)) : most);
+    any = any ? Value(arith::OrIOp::create(b, loc, any, above)) : above;
+  }
+  numbers[op.getAny()] = intrinsic("llvm.nvvm.vote.any.sync", b.getI1Type(), {c32(-1), any});
 }
 
 void KernelLowering::emit(tile::SumOp op) {

@@ -35,6 +35,12 @@ struct Emit : lowering::Scalars {
                                      LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr())
         .getResult(0);
   }
+  Value fma(Value x, Value y, Value z) { return intrinsic("llvm.fma.f32", f32(), {x, y, z}); }
+  /// x·y + z of two bf16 at once.
+  Value fma2(Value x, Value y, Value z) {
+    Type pair = pair16(b.getBF16Type());
+    return bitcast(i32(), intrinsic("llvm.nvvm.fma.rn.bf16x2", pair, {bitcast(pair, x), bitcast(pair, y), bitcast(pair, z)}));
+  }
   Value exp2(Value x) { return intrinsic("llvm.nvvm.ex2.approx.ftz.f32", f32(), x); }
   Value log2(Value x) { return intrinsic("llvm.nvvm.lg2.approx.ftz.f", f32(), x); }
   Value rcp(Value x) { return intrinsic("llvm.nvvm.rcp.approx.ftz.f", f32(), x); }

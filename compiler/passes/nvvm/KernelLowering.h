@@ -41,6 +41,9 @@ struct Copy {
   Value target;     // bytes from the slot's start
   Value inRange;    // null: always
   int64_t tokensOn; // all of these move on by so many tokens
+  /// A loop instead of as many copies one after the other: `times` of them, each `threads / perToken` tokens on from the one before; or, where that is
+  /// no whole number, pieces `thread`, `thread + threads`, … of `pieces`, found anew each time.
+  int64_t times = 1, pieces = 0;
 };
 using Copies = SmallVector<Copy>;
 
@@ -54,6 +57,7 @@ struct KernelLowering : Emit {
   tile::KernelOp kernel;
   tile::ConfigAttr config;
   bool aligned; // rows on 16 bytes: asynchronous copies; otherwise element by element
+  bool singleTf32 = false; // one TF32 product where f32's precision takes three
   DenseMap<Value, Tensor> tensors;
   DenseMap<Value, Value> numbers; // and every scalar of the body
   DenseMap<Value, Registers> tiles;
@@ -71,6 +75,7 @@ struct KernelLowering : Emit {
   Value shared;
   int64_t stashHeadBytes = 0, sharedBytes = 0;
   LogicalResult status = success();
+  bool fullTile = false; // is every row of the tile at hand a token?
 
   KernelLowering(OpBuilder builder, Location loc, tile::ProgramOp program, tile::KernelOp kernel, bool aligned)
       : Emit{{builder, loc}}, program(program), kernel(kernel), config(kernel.getConfigAttr()), aligned(aligned) {}
@@ -120,8 +125,25 @@ struct KernelLowering : Emit {
   void emit(tile::MaskOp op);
   void emit(tile::WhereOp op);
 
+  //-- Exponentials
+  void emit(tile::Exp2Op op);
+  /// The forms on the FMA pipe, of x = a·factor + shift (factor null: 1; shift a whole number).
+  struct Argument {
+    Registers a;
+    Value factor;
+    double shift = 0;
+  };
+  Argument argumentOf(tile::Exp2Op op);
+  Value plus(const Argument &x, size_t i, double c);
+  Value poly3(const Argument &x, size_t i);
+  Value bits(const Argument &x, size_t i);
+  unsigned exponentialPairs = 0; // made so far: which ones go to the FMA pipe
+  /// Of tiles whose pairs of registers were made in 16 bits at once: these, null elsewhere.
+  DenseMap<Value, Registers> packed;
+
   //-- Reductions
   void emit(tile::ReduceOp op);
+  void emit(tile::ExceedsOp op);
   void emit(tile::SumOp op);
   void emit(tile::TotalOp op);
 
@@ -133,8 +155,8 @@ struct KernelLowering : Emit {
   /// The TF32 part of an f32 and what it leaves.
   std::pair<Value, Value> splitTf32(Value x);
   DenseMap<Value, std::pair<Value, Value>> tf32;
-  /// acc + A·B in f32 as three TF32 products (a·b ≈ ah·bh + ah·bl + al·bh), K = 8: A 4 registers, B 2.
-  Registers mmaTf32x3(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc);
+  /// acc + A·B in f32 as three TF32 products (a·b ≈ ah·bh + ah·bl + al·bh), or one, K = 8: A 4 registers, B 2.
+  Registers mmaTf32(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc);
   void emit(tile::ContractOp op);
   /// Contraction over channels: the addends' units of 8 channels fill the K of as few instructions as possible.
   void scores(tile::ContractOp op);
@@ -186,8 +208,8 @@ struct KernelLowering : Emit {
   Tensor partialAt(Value tensor, Value s, Value batchIndex);
   /// The rows of a partial, batch already in the pointer.
   Registers loadPartial(Value tensor, TileType type, Value s, Value batchIndex, Value row);
-  /// Registers of all workers, exchanged through shared memory: element [worker][register] of this lane.
-  SmallVector<Registers> exchange(const Registers &mine);
+  /// The workers' registers of this lane, through shared memory, combined in their order.
+  Registers combined(const Registers &mine, llvm::function_ref<Registers(const Registers &, const Registers &)> combine);
   void emit(tile::MergeOp op);
   void emit(tile::MergeSumOp op);
   int64_t copiesOf(Value tensor);
@@ -218,8 +240,20 @@ struct KernelLowering : Emit {
   int64_t chunkBytes(FlareTensorType t) { return rowAlignment(t); }
   void planRing(tile::StreamOp op);
   Copies planCopies(tile::StreamOp op);
-  /// Starts the copies of a tile (first token n, i64) into a stage.
-  void issue(const Copies &copies, Value n, Value stageBase);
+  /// Source, token and target of piece i of a tile.
+  void locate(Copy &c, Value i);
+  int64_t piecesPerToken(const Copy &c);
+  /// Where the next tile to be copied lies, carried from tile to tile: how many tokens are left from its first one on (i32, any number below 0 where there
+  /// are none), and for each tensor of the stream the bytes from token 0.
+  struct Cursor {
+    Value left;
+    Registers bytes;
+    Value first; // token (i64), for masks
+  };
+  Cursor cursorAt(tile::StreamOp op, Value tile);
+  Cursor advance(tile::StreamOp op, const Cursor &cursor);
+  /// Starts the copies of a tile into a stage.
+  void issue(tile::StreamOp op, const Copies &copies, const Cursor &cursor, Value stageBase);
   /// Channels that pad a row to 8 are zero for ever.
   void clearPadding(tile::StreamOp op);
   void emit(tile::StreamOp op);

@@ -29,31 +29,30 @@ void KernelLowering::emit(tile::StoreOp op) {
   Axis a = type.getM() ? Axis::m : Axis::n;
   int64_t d = t.type.getChannels(), count = l.registerCount();
   Type e = t.type.getElement();
-  Value at = number(op.getAt());
   Value base = t.pointer;
   Value limit = a == Axis::m ? c64(t.rows()) : tokens;
-  Value first = at;
+  Value first = number(op.getAt()), tileFirst = c64(0); // rows: `first` and what depends on the tile
+  if (auto sum = op.getAt().getDefiningOp<arith::AddIOp>()) {
+    tileFirst = number(sum.getLhs());
+    first = number(sum.getRhs());
+  }
   if (op.getPartial()) {
     // This split's copy [b][split][h]; workers with tokens for rows have copies of their own.
     Value splitStride = mul(heads, t.rows() * std::max<int64_t>(1, d));
     base = offset(base, mul(mul(split, splitStride), bytesOf(e)));
     if (config.getRows() == Index::n) {
       int64_t copyRows = t.rows() / config.getWorkers();
-      first = add(at, widen(mul(worker, copyRows)));
+      first = add(first, widen(mul(worker, copyRows)));
     }
   }
-  Tensor target = t;
-  target.pointer = base;
   Value laneRow = widen(laneCoordinate(l, a)), laneChannel = laneCoordinate(l, Axis::d);
   Value mine = headIsReal;
-  int64_t copies = 0; // lanes that hold what another one holds
+  int64_t copies = 0, copyBits = 0; // lanes that hold what another one holds
   for (size_t i = 0; i < l.lanes.size(); ++i)
-    if (l.lanes[i].step == 0)
+    if (l.lanes[i].step == 0) {
       copies |= int64_t(1) << i;
-  if (copies)
-    mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, andBits(lane, copies), c32(0)));
-  if (kernel.getKind() == "merge") // only one warp holds the result
-    mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, worker, c32(0)));
+      ++copyBits;
+    }
   const Registers x = tiles[op.getTile()];
   // Group registers by row.
   std::map<int64_t, SmallVector<std::pair<int64_t, Value>>> rows;
@@ -64,17 +63,52 @@ void KernelLowering::emit(tile::StoreOp op) {
       if (llvm::none_of(row, [&](auto &p) { return p.first == c[Axis::d]; }))
         row.push_back({c[Axis::d], x[block * count + i]});
     }
+  // Everything that is the same for all tiles first: it leaves their loop.
+  Tensor target = t;
+  target.pointer = base;
+  Value here = offset(rowAddress(target, add(first, laneRow)), widen(mul(laneChannel, bytesOf(e))));
+  here = offset(here, mul(mul(tileFirst, t.strideRow), bytesOf(e)));
+  auto addressOf = [&](Value row) { return offset(here, mul(mul(row, t.strideRow), bytesOf(e))); };
+  auto isValid = [&](Value row) {
+    if (fullTile && a == Axis::n)
+      return mine;
+    return both(mine, lt(add(add(add(first, laneRow), tileFirst), row), limit));
+  };
+  // Copies of numbers share out the rows instead of leaving all to one lane.
+  int64_t lanes = int64_t(1) << copyBits;
+  if (!d && copies == lanes - 1 && lanes > 1 && rows.size() % lanes == 0 && kernel.getKind() != "merge") {
+    SmallVector<std::pair<int64_t, Value>> all;
+    for (auto &[rowOffset, values] : rows)
+      all.push_back({rowOffset, values[0].second});
+    for (size_t i = 0; i < all.size(); i += lanes) {
+      Value v, row;
+      for (int64_t j = lanes - 1; j >= 0; --j) {
+        Value here = c64(all[i + j].first), is = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, andBits(lane, copies), c32(j));
+        v = v ? select(is, all[i + j].second, v) : all[i + j].second;
+        row = row ? select(is, here, row) : here;
+      }
+      Value valid = isValid(row);
+      onlyIf(valid, [&] {
+        if (mask && t.type.getTokens())
+          v = select(isThere(add(add(add(first, laneRow), tileFirst), row), valid), v, cf(0));
+        storeElement(e, v, addressOf(row));
+      });
+    }
+    return;
+  }
+  if (copies)
+    mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, andBits(lane, copies), c32(0)));
+  if (kernel.getKind() == "merge") // only one warp holds the result
+    mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, worker, c32(0)));
   for (auto &[rowOffset, values] : rows) {
-    Value index = add(add(first, laneRow), rowOffset);
-    Value valid = both(mine, lt(index, limit));
     auto &list = values;
-    onlyIf(valid, [&] {
+    auto storeRow = [&, rowOffset = rowOffset](Value valid) {
       if (mask && t.type.getTokens()) {
-        Value there = isThere(index, valid);
+        Value there = isThere(add(add(add(first, laneRow), tileFirst), rowOffset), valid);
         for (auto &value : list)
           value.second = select(there, value.second, cf(0));
       }
-      Value p = rowAddress(target, index);
+      Value p = addressOf(c64(rowOffset));
       if (!d) {
         storeElement(e, list[0].second, p);
         return;
@@ -82,9 +116,8 @@ void KernelLowering::emit(tile::StoreOp op) {
       for (size_t i = 0; i < list.size();) {
         // Two neighbouring channels in one store where the alignment is known.
         bool two = i + 1 < list.size() && list[i + 1].first == list[i].first + 1 && list[i].first % 2 == 0 && d % 2 == 0 && (aligned || op.getPartial());
-        Value channel = add(laneChannel, list[i].first);
         auto write = [&, i] {
-          Value q = offset(p, widen(mul(channel, bytesOf(e))));
+          Value q = offset(p, list[i].first * bytesOf(e));
           if (!two) {
             storeElement(e, list[i].second, q);
           } else if (e.isF32()) {
@@ -97,12 +130,14 @@ void KernelLowering::emit(tile::StoreOp op) {
           }
         };
         if (type.getD() > d)
-          onlyIf(lt(channel, c32(d)), write);
+          onlyIf(lt(add(laneChannel, list[i].first), c32(d)), write);
         else
           write();
         i += two ? 2 : 1;
       }
-    });
+    };
+    Value valid = isValid(c64(rowOffset));
+    onlyIf(valid, [&] { storeRow(valid); });
   }
 }
 

@@ -21,7 +21,7 @@ Registers KernelLowering::loadPartial(Value tensor, TileType type, Value s, Valu
   });
 }
 
-SmallVector<Registers> KernelLowering::exchange(const Registers &mine) {
+Registers KernelLowering::combined(const Registers &mine, function_ref<Registers(const Registers &, const Registers &)> combine) {
   int64_t n = mine.size();
   sharedBytes = std::max(sharedBytes, mergeWorkers * n * 128);
   barrier();
@@ -29,12 +29,18 @@ SmallVector<Registers> KernelLowering::exchange(const Registers &mine) {
   for (int64_t i = 0; i < n; ++i)
     store(mine[i], offset(base, i * 128), 4);
   barrier();
-  SmallVector<Registers> all(mergeWorkers);
-  Value read = offset(shared, widen(mul(lane, 4)));
-  for (int64_t w = 0; w < mergeWorkers; ++w)
+  auto of = [&](Value w) {
+    Value from = offset(shared, widen(mul(add(mul(w, n * 32), lane), 4)));
+    Registers r;
     for (int64_t i = 0; i < n; ++i)
-      all[w].push_back(load(f32(), offset(read, (w * n + i) * 128), 4));
-  return all;
+      r.push_back(load(f32(), offset(from, i * 128), 4));
+    return r;
+  };
+  auto loop = scf::ForOp::create(b, loc, c32(1), c32(mergeWorkers), c32(1), of(c32(0)));
+  OpBuilder::InsertionGuard guard(b);
+  b.setInsertionPointToStart(loop.getBody());
+  scf::YieldOp::create(b, loc, combine(Registers(loop.getRegionIterArgs()), of(loop.getInductionVar())));
+  return Registers(loop.getResults());
 }
 
 void KernelLowering::emit(tile::MergeOp op) {
@@ -67,10 +73,7 @@ void KernelLowering::emit(tile::MergeOp op) {
     x.append(loadPartial(op.getReference(), sumType, s, batch, at));
     scf::YieldOp::create(b, loc, merge(Registers(loop.getRegionIterArgs()), x));
   }
-  auto all = exchange(Registers(loop.getResults()));
-  Registers r = all[0];
-  for (int64_t w = 1; w < mergeWorkers; ++w)
-    r = merge(r, all[w]);
+  Registers r = combined(Registers(loop.getResults()), merge);
   Value sum = r[n], zero = cf(0);
   // No tokens: out = 0 and log2 0 = -inf. A NaN sum is not zero.
   Value none = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OEQ, sum, zero);
@@ -121,12 +124,12 @@ void KernelLowering::emit(tile::MergeSumOp op) {
       next.push_back(fadd(loop.getRegionIterArg(j), x[j]));
     scf::YieldOp::create(b, loc, next);
   }
-  auto all = exchange(Registers(loop.getResults()));
-  Registers r = all[0];
-  for (int64_t w = 1; w < mergeWorkers; ++w)
-    for (int64_t j = 0; j < n; ++j)
-      r[j] = fadd(r[j], all[w][j]);
-  tiles[op.getResult()] = r;
+  tiles[op.getResult()] = combined(Registers(loop.getResults()), [&](const Registers &sum, const Registers &x) {
+    Registers r;
+    for (auto [u, v] : llvm::zip(sum, x))
+      r.push_back(fadd(u, v));
+    return r;
+  });
 }
 
 int64_t KernelLowering::copiesOf(Value tensor) {

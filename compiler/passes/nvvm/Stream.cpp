@@ -31,35 +31,48 @@ void KernelLowering::planRing(tile::StreamOp op) {
   sharedBytes = ringOffset + stageBytes * config.getStages();
 }
 
+int64_t KernelLowering::piecesPerToken(const Copy &c) {
+  FlareTensorType t = tensors[c.tensor].type;
+  return c.slot.isVector ? 1 : t.getChannels() * bytesOf(t.getElement()) / c.chunk;
+}
+
+void KernelLowering::locate(Copy &c, Value i) {
+  const Tensor &t = tensors[c.tensor];
+  const Slot &s = c.slot;
+  int64_t size = bytesOf(t.type.getElement()), pieces = piecesPerToken(c);
+  // Neighbouring threads take the pieces and heads of a token, but of vectors neighbouring tokens.
+  int64_t unit = s.isVector ? config.getTile() : pieces * config.getHeads();
+  Value token = s.isVector ? rem(i, unit) : div(i, unit), h = s.isVector ? div(i, unit) : div(rem(i, unit), pieces);
+  Value piece = s.isVector ? c32(0) : rem(i, pieces);
+  Value globalHead = add(firstHead, widen(h));
+  Value elements = add(add(mul(batch, t.strideB), mul(globalHead, t.strideH)), mul(widen(token), t.strideRow));
+  c.source = offset(t.pointer, add(mul(elements, size), widen(mul(piece, c.chunk))));
+  c.token = select(lt(globalHead, heads), token, c32(1 << 30)); // no token of a head that is not there
+  c.target = s.isVector ? add(mul(h, s.slotBytes), mul(token, size)) : add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), mul(piece, c.chunk));
+}
+
 Copies KernelLowering::planCopies(tile::StreamOp op) {
+  constexpr int64_t mostInLine = 8; // of a tensor; more are a loop, which takes little longer to run and much less to compile
   Copies copies;
   int64_t threads = config.getThreads();
   for (auto [v, s] : llvm::zip(op.getTokens(), slots)) {
     const Tensor &t = tensors[v];
     int64_t size = bytesOf(t.type.getElement());
-    int64_t chunk = s.isVector ? size : aligned ? chunkBytes(t.type) : size;
-    int64_t pieces = s.isVector ? 1 : t.type.getChannels() * size / chunk;
-    int64_t perToken = pieces * config.getHeads(), total = perToken * config.getTile();
-    // Neighbouring threads take the pieces and heads of a token, but of vectors neighbouring tokens.
-    int64_t unit = s.isVector ? config.getTile() : perToken;
+    Copy c{v, s, s.isVector ? size : aligned ? chunkBytes(t.type) : size, nullptr, nullptr, nullptr, nullptr, 0};
+    int64_t perToken = piecesPerToken(c) * config.getHeads(), total = perToken * config.getTile();
+    bool looped = total > mostInLine * threads, regular = !s.isVector && threads % perToken == 0;
+    if (looped && !regular) {
+      c.pieces = total;
+      copies.push_back(c);
+      continue;
+    }
     for (int64_t first = 0; first < total; first += threads) {
-      Copy c{v, s, chunk, nullptr, nullptr, nullptr, nullptr, 0};
-      if (first && !s.isVector && threads % unit == 0) {
-        // The same piece and head as the copy before, some tokens on.
-        c = copies.back();
-        c.tokensOn += threads / unit;
-        c.inRange = first + threads > total ? lt(thread, c32(total - first)) : Value();
-        copies.push_back(c);
-        continue;
-      }
-      Value i = add(thread, first);
-      Value token = s.isVector ? rem(i, unit) : div(i, unit), h = s.isVector ? div(i, unit) : div(rem(i, unit), pieces);
-      Value piece = s.isVector ? c32(0) : rem(i, pieces);
-      Value globalHead = add(firstHead, widen(h));
-      Value elements = add(add(mul(batch, t.strideB), mul(globalHead, t.strideH)), mul(widen(token), t.strideRow));
-      c.source = offset(t.pointer, add(mul(elements, size), widen(mul(piece, chunk))));
-      c.token = select(lt(globalHead, heads), token, c32(1 << 30)); // no token of a head that is not there
-      c.target = s.isVector ? add(mul(h, s.slotBytes), mul(token, size)) : add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), mul(piece, chunk));
+      if (first && regular) // the same piece and head as the copy before, some tokens on
+        c.tokensOn += c.times * threads / perToken;
+      else
+        locate(c, add(thread, first));
+      c.times = looped ? std::max<int64_t>(1, (total - first) / threads) : 1;
+      first += (c.times - 1) * threads;
       c.inRange = first + threads > total ? lt(thread, c32(total - first)) : Value();
       copies.push_back(c);
     }
@@ -67,41 +80,85 @@ Copies KernelLowering::planCopies(tile::StreamOp op) {
   return copies;
 }
 
-void KernelLowering::issue(const Copies &copies, Value n, Value stageBase) {
-  int64_t T = config.getTile();
-  Value left = narrow(max(min(sub(tokens, n), c64(T)), c64(0))); // of this tile
-  for (const Copy &c : copies) {
+KernelLowering::Cursor KernelLowering::cursorAt(tile::StreamOp op, Value tile) {
+  Value n = mul(tile, config.getTile());
+  // No split has 2^30 tokens: that would be 16 GB of one head's.
+  Cursor cursor{narrow(min(sub(tokens, n), c64(1 << 30))), {}, n};
+  for (Value v : op.getTokens()) {
+    const Tensor &t = tensors[v];
+    cursor.bytes.push_back(mul(mul(n, t.strideRow), bytesOf(t.type.getElement())));
+  }
+  return cursor;
+}
+
+KernelLowering::Cursor KernelLowering::advance(tile::StreamOp op, const Cursor &cursor) {
+  Cursor next{add(cursor.left, -config.getTile()), {}, add(cursor.first, config.getTile())};
+  for (auto [v, bytes] : llvm::zip(op.getTokens(), cursor.bytes)) {
+    const Tensor &t = tensors[v];
+    next.bytes.push_back(add(bytes, mul(t.strideRow, config.getTile() * bytesOf(t.type.getElement()))));
+  }
+  return next;
+}
+
+void KernelLowering::issue(tile::StreamOp op, const Copies &copies, const Cursor &cursor, Value stageBase) {
+  DenseMap<Value, Value> bytesOn; // of the tile
+  for (auto [v, b] : llvm::zip(op.getTokens(), cursor.bytes))
+    bytesOn[v] = b;
+  // `further`: so many tokens on from c, in a loop.
+  auto copy = [&](const Copy &c, Value further = {}) {
     const Tensor &t = tensors[c.tensor];
     int64_t size = bytesOf(t.type.getElement());
-    auto copy = [&] {
-      Value source = offset(c.source, mul(mul(add(n, c.tokensOn), t.strideRow), size));
-      Value valid = lt(add(c.token, c.tokensOn), left);
-      if (mask && !t.type.isMask())
-        valid = both(valid, isThere(add(add(n, widen(c.token)), c.tokensOn), valid));
-      Value target = offset(offset(stageBase, widen(c.target)), c.slot.offset + c.tokensOn * c.slot.rowBytes);
-      if (c.chunk >= 4 && (aligned || c.slot.isVector)) {
-        // Outside: zeros are written, and nothing is read at an address that may be no one's.
-        Value bytes = select(valid, c32(c.chunk), c32(0));
-        std::string kind = c.chunk == 16 ? "cg" : "ca";
-        intrinsic("llvm.nvvm.cp.async." + kind + ".shared.global." + std::to_string(c.chunk) + ".s", {target, source, bytes});
-        return;
-      }
-      Type e = b.getIntegerType(size * 8);
-      Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(e, 0));
-      auto guarded = scf::IfOp::create(b, loc, TypeRange{e}, valid, true);
-      {
-        OpBuilder::InsertionGuard guard(b);
-        b.setInsertionPointToStart(guarded.thenBlock());
-        scf::YieldOp::create(b, loc, load(e, source, size));
-        b.setInsertionPointToStart(guarded.elseBlock());
-        scf::YieldOp::create(b, loc, zero);
-      }
-      store(guarded.getResult(0), target, size);
-    };
-    if (c.inRange)
-      onlyIf(c.inRange, copy);
+    Value ofTile = add(c.token, c.tokensOn), target = offset(stageBase, widen(c.target));
+    // What is the same for all tiles first: it leaves their loop.
+    Value source = offset(offset(c.source, mul(t.strideRow, c.tokensOn * size)), bytesOn[c.tensor]);
+    if (further) {
+      source = offset(source, mul(mul(widen(further), t.strideRow), size));
+      ofTile = add(ofTile, further);
+      target = offset(target, widen(mul(further, c.slot.rowBytes)));
+    }
+    Value valid = lt(ofTile, cursor.left);
+    if (mask && !t.type.isMask())
+      valid = both(valid, isThere(add(cursor.first, widen(ofTile)), valid));
+    target = offset(target, c.slot.offset + c.tokensOn * c.slot.rowBytes);
+    if (c.chunk >= 4 && (aligned || c.slot.isVector)) {
+      // Outside: zeros are written, and nothing is read at an address that may be no one's.
+      Value bytes = select(valid, c32(c.chunk), c32(0));
+      std::string kind = c.chunk == 16 ? "cg" : "ca";
+      intrinsic("llvm.nvvm.cp.async." + kind + ".shared.global." + std::to_string(c.chunk) + ".s", {target, source, bytes});
+      return;
+    }
+    Type e = b.getIntegerType(size * 8);
+    Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(e, 0));
+    auto guarded = scf::IfOp::create(b, loc, TypeRange{e}, valid, true);
+    {
+      OpBuilder::InsertionGuard guard(b);
+      b.setInsertionPointToStart(guarded.thenBlock());
+      scf::YieldOp::create(b, loc, load(e, source, size));
+      b.setInsertionPointToStart(guarded.elseBlock());
+      scf::YieldOp::create(b, loc, zero);
+    }
+    store(guarded.getResult(0), target, size);
+  };
+  auto loop = [&](Value from, int64_t to, int64_t step, function_ref<void(Value)> body) {
+    auto loop = scf::ForOp::create(b, loc, from, c32(to), c32(step));
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(loop.getBody());
+    body(loop.getInductionVar());
+  };
+  for (const Copy &c : copies) {
+    int64_t each = config.getThreads() / (piecesPerToken(c) * config.getHeads());
+    if (c.pieces)
+      loop(thread, c.pieces, config.getThreads(), [&](Value i) {
+        Copy here = c;
+        locate(here, i);
+        copy(here);
+      });
+    else if (c.times > 1)
+      loop(c32(0), c.times, 1, [&](Value i) { copy(c, mul(i, each)); });
+    else if (c.inRange)
+      onlyIf(c.inRange, [&] { copy(c); });
     else
-      copy();
+      copy(c);
   }
   intrinsic("llvm.nvvm.cp.async.commit.group", {});
 }
@@ -165,14 +222,21 @@ void KernelLowering::emit(tile::StreamOp op) {
     barrier();
   };
   Copies copies = planCopies(op);
-  for (int64_t i = 0; i + 1 < stagesCount; ++i)
-    issue(copies, mul(add(first, i), T), stageAddress(c32(i)));
+  Cursor cursor = cursorAt(op, first);
+  for (int64_t i = 0; i + 1 < stagesCount; ++i) {
+    issue(op, copies, cursor, stageAddress(c32(i)));
+    cursor = advance(op, cursor);
+  }
   arrive();
 
   Block &body = op.getRegion().front();
   scf::IfOp branch = fastOrSafe(op);
-  // Loops carry the tile, its stage and the body's state.
-  Registers state{first, c32(0)};
+  // Loops carry the tile, its stage, where the next copies come from, and the body's state.
+  Registers state{first, c32(0), cursor.left};
+  state.append(cursor.bytes);
+  if (mask) // else nobody asks
+    state.push_back(cursor.first);
+  unsigned firstOfBody = state.size();
   for (Value v : op.getInits())
     flatten(v, state);
   auto bind = [&](ValueRange carried) {
@@ -180,7 +244,7 @@ void KernelLowering::emit(tile::StreamOp op) {
     Value here = stageAddress(carried[1]);
     for (auto [i, s] : llvm::enumerate(slots))
       stages[body.getArgument(1 + i)] = {offset(offset(here, s.offset), widen(mul(headInBlock, s.slotBytes))), s};
-    unsigned next = 2;
+    unsigned next = firstOfBody;
     for (unsigned i = 1 + slots.size(); i < body.getNumArguments(); ++i)
       unflatten(body.getArgument(i), carried, next);
   };
@@ -210,15 +274,24 @@ void KernelLowering::emit(tile::StreamOp op) {
     // Everyone is done with the stage before this one: fill it again.
     Value refill = add(stage, stagesCount - 1);
     refill = select(lt(refill, c32(stagesCount)), refill, add(refill, -stagesCount));
-    issue(copies, mul(add(t, stagesCount - 1), T), stageAddress(refill));
+    Cursor cursor{after->getArgument(2), {}, mask ? after->getArgument(firstOfBody - 1) : c64(0)};
+    for (unsigned i = 0; i < slots.size(); ++i)
+      cursor.bytes.push_back(after->getArgument(3 + i));
+    issue(op, copies, cursor, stageAddress(refill));
+    cursor = advance(op, cursor);
     bind(after->getArguments());
     tf32.clear();
+    fullTile = bool(mayRun); // as the guards of fast bodies have asked
     lowerBlock(work);
+    fullTile = false;
     tf32.clear();
     if (failed(status))
       return;
     Value following = add(stage, 1);
-    Registers yields{add(t, 1), select(lt(following, c32(stagesCount)), following, c32(0))};
+    Registers yields{add(t, 1), select(lt(following, c32(stagesCount)), following, c32(0)), cursor.left};
+    yields.append(cursor.bytes);
+    if (mask)
+      yields.push_back(cursor.first);
     for (Value v : body.getTerminator()->getOperands())
       if (branch && v == branch.getCondition())
         yields.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(bool(mayRun))));
@@ -245,7 +318,7 @@ void KernelLowering::emit(tile::StreamOp op) {
     loop(nullptr, body, [](Value v) { return v; });
   }
   intrinsic("llvm.nvvm.cp.async.wait.group", c32(0));
-  unsigned next = 2;
+  unsigned next = firstOfBody;
   for (Value r : op.getResults())
     if (succeeded(status))
       unflatten(r, state, next);
@@ -303,35 +376,55 @@ void KernelLowering::emit(scf::IfOp op) {
 
 void KernelLowering::emit(tile::BoundedOp op) {
   StageAt s = stages[op.getStage()];
-  int64_t T = config.getTile();
   Type e = op.getStage().getType().getElement();
+  // The rows that this worker uses.
+  bool own = config.getRows() == Index::n;
+  int64_t rows = own ? config.getWorkerRows() : config.getTile();
+  Value firstRow = own ? mul(worker, rows) : c32(0);
+  // Squares of bf16 may be added up in bf16, two channels at once: each addition is wrong by 2^-9 of the sum at most, for which the limit makes room.
+  int64_t additions = s.slot.slotBytes / 4 + 1;
+  bool coarse = e.isBF16() && additions <= 20;
   // max over this lane's rows of ‖k‖²
   Value worst = cf(0);
-  for (int64_t first = 0; first < T; first += 32) {
+  for (int64_t first = 0; first < rows; first += 32) {
     Value row = add(lane, first);
-    if (first + 32 > T)
-      row = min(row, c32(T - 1));
-    Value p = offset(s.address, widen(mul(row, s.slot.rowBytes))), sum = cf(0);
+    if (first + 32 > rows)
+      row = min(row, c32(rows - 1));
+    Value p = offset(s.address, widen(mul(add(firstRow, row), s.slot.rowBytes))), sum = cf(0);
+    if (s.slot.isVector) {
+      Value x = load(f32(), p, 4);
+      worst = maxNaN(worst, fmul(x, x));
+      continue;
+    }
+    Value squares = c32(0);
     for (int64_t at = 0; at < s.slot.slotBytes; at += 16) {
       Registers x = loadVector(isHalf(e) ? i32() : f32(), 4, offset(p, at));
       for (Value v : x) {
-        if (!isHalf(e)) {
+        if (coarse) {
+          squares = fma2(v, v, squares);
+        } else if (!isHalf(e)) {
           sum = fadd(fmul(v, v), sum);
-          continue;
+        } else {
+          auto [low, high] = unpack(e, v);
+          sum = fadd(fmul(low, low), sum);
+          sum = fadd(fmul(high, high), sum);
         }
-        auto [low, high] = unpack(e, v);
-        sum = fadd(fmul(low, low), sum);
-        sum = fadd(fmul(high, high), sum);
       }
+    }
+    if (coarse) {
+      auto [low, high] = unpack(e, squares);
+      sum = fadd(low, high);
     }
     worst = maxNaN(worst, sum);
   }
   Value factor = number(op.getFactor());
   double limit = op.getLimit().convertToDouble();
+  if (coarse)
+    limit *= 1 - additions / 512.0;
   Value square = fmul(fmul(factor, factor), worst);
   // An ordered comparison: NaN answers no. 0·inf is NaN too.
   Value small = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, square, cf(limit * limit));
-  Value full = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sle, add(number(op.getN0()), T), tokens);
+  Value full = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sle, add(number(op.getN0()), config.getTile()), tokens);
   numbers[op.getOk()] = allLanes(both(small, full));
 }
 

@@ -11,6 +11,9 @@ constexpr double noReference = -3.0e38; // below every finite score
 // where exponentials and logarithms are exact to the last bit or two: there the limit is that of 16 bits (pooled errors, in SDPA's: within 0.1 of those at 24).
 constexpr double wideLimit = 24.0;
 
+// Of x - a both: |x - a| ≤ 126. A log-sum-exp over up to 2^14 numbers exceeds the largest of them by 14 at most.
+constexpr double differenceLimit = 56.0, subtractedLimit = 70.0;
+
 Expressions SweepBuilder::expressions(OpBuilder &at, std::function<Value(Value)> leaf) {
   return {at, loc, storage, std::move(leaf), half, [this](Value v) { return isRounded(v, half); }};
 }
@@ -31,6 +34,8 @@ Value SweepBuilder::toForm(OpBuilder &at, Value t, Form form) {
     return type.getElement() == half ? t : Value(tile::CastOp::create(at, loc, type.withElement(half), t));
   if (type.getElement() != f32())
     t = tile::CastOp::create(at, loc, type.withElement(f32()), t);
+  if (form == Form::Base2)
+    return tile::ScaleOp::create(at, loc, t.getType(), t, arith::ConstantOp::create(at, loc, at.getF32FloatAttr(log2e)));
   auto narrow = type.withElement(splitType(half));
   auto split = tile::SplitOp::create(at, loc, narrow, narrow, t);
   return form == Form::High ? split.getHi() : split.getLo();
@@ -136,7 +141,7 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
   next = 0;
   for (auto [i, op] : llvm::enumerate(ops)) {
     auto attend = dyn_cast<flare::AttendOp>(op);
-    double reference = hasWeightsF16(op, half) ? -fastOffset / (attend.getBase2() ? 1 : log2e) : 0.0;
+    double reference = attend ? fastAttention(op, half, limit).reference / (attend.getBase2() ? 1 : log2e) : 0.0;
     for (auto [j, t] : llvm::enumerate(state[i]))
       t = safe || j < 2 ? pairsOp.getResult(next++) : splat(cast<TileType>(t.getType()), reference);
   }
@@ -203,10 +208,9 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       natural |= bool(e.getA().getDefiningOp<flare::ScaleOp>());
   });
   double bound = half || host ? limit : std::min(limit, wideLimit);
-  fast.walk([&](Operation *op) {
-    if (hasWeightsF16(op, half))
-      bound = std::min(bound, fastLimit);
-  });
+  if (half && !attends)
+    bound += jointRoom;
+  fast.walk([&](flare::AttendOp op) { bound = fastAttention(op, half, bound).limit; });
   Region &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
 
   for (auto &e : prologue)
@@ -214,14 +218,15 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       return latentLeaf(prologueBuilder, v, origin, rowCount());
     }));
   Expressions numbers{b, loc, storage, {}};
-  SmallVector<std::pair<Value, Value>> guards;
-  SmallVector<Value> factors; // of each guard
+  Guards guards;
+  SmallVector<Value> factors; // of each guard, norms first
   if (versioned) {
     auto g = guarded(fast);
     if (succeeded(g)) {
       guards = *g;
+      bounded = !guards.norms.empty();
       // |x| ≤ |s|·max‖q‖·‖k‖ (Cauchy–Schwarz)
-      for (auto [lat, tok] : guards) {
+      for (auto [lat, tok] : guards.norms) {
         Value base = lat, scale;
         if (auto sc = lat.getDefiningOp<flare::ScaleOp>()) {
           base = sc.getA();
@@ -232,6 +237,11 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
         if (natural)
           factor = arith::MulFOp::create(b, loc, factor, arith::ConstantOp::create(b, loc, b.getF32FloatAttr(log2e)));
         factors.push_back(factor);
+      }
+      for (Value a : guards.numbers) {
+        auto scale = a.getDefiningOp<flare::ScaleOp>();
+        Value unit = arith::ConstantOp::create(b, loc, b.getF32FloatAttr(natural ? log2e : 1));
+        factors.push_back(scale ? Value(arith::MulFOp::create(b, loc, numbers.scalar(scale.getFactor()), unit)) : unit);
       }
     }
   }
@@ -251,7 +261,7 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
     llvm::append_range(inits, initialState(op));
   unsigned numState = inits.size();
   if (versioned)
-    inits.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(!guards.empty())));
+    inits.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(!guards.norms.empty())));
   auto stream = tile::StreamOp::create(b, loc, ValueRange(inits).getTypes(), tokens, inits, config.getTile());
   prologueBuilder.setInsertionPoint(stream);
   Block *block = &stream.getRegion().emplaceBlock();
@@ -270,16 +280,22 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
     if (!versioned) {
       // One body for all tiles, the last one included.
       yields = emitVersion(fast, true, carried);
-    } else if (guards.empty()) {
+    } else if (guards.norms.empty()) {
       yields = emitVersion(safe, true, ArrayRef(carried).drop_back());
       yields.push_back(carried.back());
     } else {
       Value ok = carried.back();
-      for (auto [guard, factor] : llvm::zip(guards, factors)) {
-        Value stage = stages.lookup(storage.tensor.lookup(guard.second));
-        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(bound));
+      auto within = [&](Value tokens, Value factor, double limit) {
+        if (auto scale = tokens.getDefiningOp<flare::ScaleOp>())
+          tokens = scale.getA();
+        Value stage = stages.lookup(storage.tensor.lookup(tokens));
+        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(limit));
         ok = arith::AndIOp::create(b, loc, ok, small);
-      }
+      };
+      for (auto [i, norm] : llvm::enumerate(guards.norms))
+        within(norm.second, factors[i], guards.numbers.empty() ? bound : std::min(bound, differenceLimit));
+      for (auto [i, a] : llvm::enumerate(guards.numbers))
+        within(a, factors[guards.norms.size() + i], subtractedLimit);
       auto ifOp = scf::IfOp::create(b, loc, ValueRange(inits).drop_back().getTypes(), ok, true);
       for (bool isSafe : {false, true}) {
         OpBuilder::InsertionGuard guard(b);

@@ -16,6 +16,7 @@ struct SweepBuilder {
   Value origin; // first latent of the worker (kernel argument)
   Type half;    // 16-bit operand type, or null: f32 operands
   int64_t latents = 0;
+  bool bounded = false; // do guards bound the fast version's exponentials?
   Value mask; // of the tokens, or null
 
   Index rows, cols;

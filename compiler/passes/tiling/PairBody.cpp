@@ -1,5 +1,7 @@
 // Pairs as sums of products and vectors, and the reductions that consume them, block by block.
 #include "passes/tiling/PairBody.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/IR/Matchers.h"
 
 using namespace flarec;
 using namespace flarec::tiling;
@@ -118,7 +120,20 @@ Value PairBody::scaledProduct(Value x, Value y) {
   return r;
 }
 
-Value PairBody::sumOf(Terms &t) {
+/// log2(e)·v of natural scores v = Σ_d q·k, with the factor in q, where it costs nothing. On the host in fast bodies only: all of these that a function has use the
+/// same q, so weights cancel between sweeps; a safe body takes differences of natural scores, which are exact where they matter.
+Value PairBody::inBase2(Value v) {
+  auto dot = v.getDefiningOp<flare::ContractOp>();
+  if (safe || !s.host || !dot || dot.getOver() != Index::d || isLatents(dot.getA()) == isLatents(dot.getB()))
+    return {};
+  bool latentsFirst = isLatents(dot.getA());
+  Value latents = slice(latentsFirst ? dot.getA() : dot.getB(), {Role::Score, Form::Base2});
+  Value token = slice(latentsFirst ? dot.getB() : dot.getA(), {Role::Score, Form::Wide});
+  bool tokenIsRow = s.rows == Index::n;
+  return tile::ContractOp::create(inner, s.loc, pairType(s.f32()), tokenIsRow ? token : latents, tokenIsRow ? latents : token, Value(), Index::d);
+}
+
+Value PairBody::sumOf(Terms &t, bool exponent) {
   Value acc;
   auto addVectors = [&] {
     for (auto [v, negative] : t.vectors) {
@@ -133,9 +148,10 @@ Value PairBody::sumOf(Terms &t) {
         acc = tile::BroadcastOp::create(inner, s.loc, pairType(s.f32()), x);
     }
   };
-  // As the product's initial accumulator vectors are free. In f32 they come after: x must have the bits that it had when
-  // its log-sum-exp was made, or the two don't cancel.
-  if (s.half || t.products.empty())
+  // As the product's initial accumulator vectors are free. In an exponent of f32 they come after: x must have the bits that it had
+  // when its log-sum-exp was made, or the two don't cancel.
+  bool free = s.half || (s.host && !exponent) || t.products.empty();
+  if (free)
     addVectors();
   if (!t.products.empty()) {
     Products products;
@@ -150,7 +166,7 @@ Value PairBody::sumOf(Terms &t) {
     acc = contracted(products, acc);
     for (Value x : scaled)
       acc = acc ? Value(tile::AddOp::create(inner, s.loc, x.getType(), x, acc)) : x;
-    if (!s.half)
+    if (!free)
       addVectors();
   }
   for (auto [v, negative] : t.others) {
@@ -173,7 +189,7 @@ Value PairBody::pair(Value v) {
       .Case<flare::AddOp, flare::SubOp, flare::ContractOp>([&](auto) {
         Terms terms;
         collect(v, false, terms);
-        return sumOf(terms);
+        return sumOf(terms, llvm::any_of(v.getUsers(), [](Operation *u) { return isa<flare::Exp2Op, flare::ScaleOp, flare::AttendOp>(u); }));
       })
       .Case([&](flare::MulOp op) {
         auto operand = [&](Value x) { return isPair(x) ? pair(x) : vector(x); };
@@ -182,12 +198,17 @@ Value PairBody::pair(Value v) {
       })
       .Case([&](flare::NegOp op) { return tile::NegOp::create(inner, s.loc, t, pair(op.getA())); })
       .Case([&](flare::Exp2Op op) {
+        auto natural = op.getA().getDefiningOp<flare::ScaleOp>();
+        FloatAttr c;
+        if (natural && matchPattern(natural.getFactor(), m_Constant(&c)) && std::abs(c.getValueAsDouble() - log2e) < 1e-6)
+          if (Value x = inBase2(natural.getA()))
+            return Value(tile::Exp2Op::create(inner, s.loc, t, x));
         // What pads the columns has x = 0. Unless what is subtracted is a padding too (0), 2^(0-a) may overflow.
         Value x = pair(op.getA());
         Value inside = op.getA();
         if (auto scale = inside.getDefiningOp<flare::ScaleOp>())
           inside = scale.getA();
-        if (auto sub = inside.getDefiningOp<flare::SubOp>(); sub && !isPair(sub.getB())) {
+        if (auto sub = inside.getDefiningOp<flare::SubOp>(); sub && !isPair(sub.getB()) && !isBounded()) {
           FlareTensorType a = typeOf(sub.getB());
           if (s.cols == Index::n ? !a.getTokens() : !a.getLatents())
             x = maskColumns(x, s.cols);
@@ -195,7 +216,7 @@ Value PairBody::pair(Value v) {
           if (safe && s.rows == Index::n && !a.getTokens() && sumsRows())
             x = maskRows(x);
         }
-        return tile::Exp2Op::create(inner, s.loc, t, x);
+        return Value(tile::Exp2Op::create(inner, s.loc, t, x, isBounded()));
       })
       .Case([&](flare::ScaleOp op) {
         return tile::ScaleOp::create(inner, s.loc, t, pair(op.getA()), tokens[int(Role::Vector)]->scalar(op.getFactor()));
@@ -251,7 +272,7 @@ Value PairBody::maskRows(Value x) {
                               APFloat::getInf(APFloat::IEEEsingle(), true));
 }
 
-Value PairBody::maskColumns(Value x, Index over) {
+Value PairBody::maskColumns(Value x, Index over, double fill) {
   if (over != s.cols)
     return x;
   Value first = body->getArgument(1), count;
@@ -265,8 +286,7 @@ Value PairBody::maskColumns(Value x, Index over) {
       return x;
     count = arith::ConstantIndexOp::create(inner, s.loc, s.latents);
   }
-  return tile::MaskOp::create(inner, s.loc, x.getType(), x, over, first, count,
-                              APFloat::getInf(APFloat::IEEEsingle(), true));
+  return tile::MaskOp::create(inner, s.loc, x.getType(), x, over, first, count, APFloat(float(fill)));
 }
 
 Value PairBody::ofPresent(Value x, double fill) {
@@ -292,33 +312,56 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
   bool overTokens = overOf(op) == Index::n;
   if (auto attend = dyn_cast<flare::AttendOp>(op)) {
     Index over = attend.getOver();
-    Value x = maskColumns(pair(attend.getX()), over);
+    // Padding has scores of 0. Their exponentials are masked where the form of these does not take an infinity.
+    Value base2 = attend.getBase2() ? Value() : inBase2(attend.getX());
+    Value x = base2 ? base2 : pair(attend.getX());
+    if (!isBounded())
+      x = maskColumns(x, over);
     Value out = state[0], total = state[1];
-    bool weightsF16 = hasWeightsF16(op, s.half);
     double unit = attend.getBase2() ? 1 : log2e; // of scores, in those of base 2
     auto constant = [&](Type t, double v) -> Value { return tile::ConstantOp::create(inner, loc, cast<TileType>(t), inner.getF32FloatAttr(v)); };
     if (safe) {
       if (overTokens)
         x = ofPresent(x, -std::numeric_limits<double>::infinity());
-      Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
-      if (weightsF16)
-        max = tile::AddOp::create(inner, loc, max.getType(), max, constant(max.getType(), -safeHeadroom / unit));
-      Value reference = tile::MaxOp::create(inner, loc, state[2].getType(), state[2], max);
-      Value old = tile::SubOp::create(inner, loc, reference.getType(), state[2], reference);
-      if (!attend.getBase2())
-        old = tile::ScaleOp::create(inner, loc, old.getType(), old, log2eConstant());
-      Value shrink = tile::Exp2Op::create(inner, loc, reference.getType(), old);
-      out = tile::MulOp::create(inner, loc, out.getType(), out, shrink);
-      total = tile::MulOp::create(inner, loc, total.getType(), total, shrink);
+      auto [lazy, above, room] = safeReference(op, s.half);
+      auto raise = [&]() -> SmallVector<Value> {
+        Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
+        if (above)
+          max = tile::AddOp::create(inner, loc, max.getType(), max, constant(max.getType(), above / unit));
+        Value reference = tile::MaxOp::create(inner, loc, state[2].getType(), state[2], max);
+        Value old = tile::SubOp::create(inner, loc, reference.getType(), state[2], reference);
+        if (!attend.getBase2())
+          old = tile::ScaleOp::create(inner, loc, old.getType(), old, log2eConstant());
+        Value shrink = tile::Exp2Op::create(inner, loc, reference.getType(), old);
+        return {tile::MulOp::create(inner, loc, out.getType(), out, shrink), tile::MulOp::create(inner, loc, total.getType(), total, shrink), reference};
+      };
+      SmallVector<Value> now;
+      if (s.host || !lazy) {
+        now = raise();
+      } else {
+        Value exceeds = tile::ExceedsOp::create(inner, loc, inner.getI1Type(), x, state[2], inner.getF32FloatAttr(room / unit));
+        auto branch = scf::IfOp::create(inner, loc, TypeRange{out.getType(), total.getType(), state[2].getType()}, exceeds, true);
+        OpBuilder::InsertionGuard guard(inner);
+        inner.setInsertionPointToEnd(branch.thenBlock());
+        scf::YieldOp::create(inner, loc, raise());
+        inner.setInsertionPointToEnd(branch.elseBlock());
+        scf::YieldOp::create(inner, loc, ValueRange{out, total, state[2]});
+        now.assign(branch.result_begin(), branch.result_end());
+      }
+      Value reference = now[2];
+      out = now[0];
+      total = now[1];
       x = tile::SubOp::create(inner, loc, x.getType(), x, reference);
       state[2] = reference;
     }
-    if (!attend.getBase2())
+    if (!attend.getBase2() && !base2)
       x = tile::ScaleOp::create(inner, loc, x.getType(), x, log2eConstant());
-    if (!safe && weightsF16)
-      x = tile::AddOp::create(inner, loc, x.getType(), x, constant(x.getType(), fastOffset));
+    if (double reference = fastAttention(op, s.half, s.limit).reference; !safe && reference)
+      x = tile::AddOp::create(inner, loc, x.getType(), x, constant(x.getType(), -reference));
     // The sum is that of the weights as rounded, so that they add up to one.
-    Value e = tile::Exp2Op::create(inner, loc, x.getType(), x);
+    Value e = tile::Exp2Op::create(inner, loc, x.getType(), x, isBounded());
+    if (isBounded())
+      e = maskColumns(e, over, 0);
     if (!safe && overTokens)
       e = ofPresent(e, 0);
     if (!splitsPairs(op, s.half))

@@ -34,6 +34,9 @@ struct PairBody {
   Value vector(Value v) { return slice(v, {Role::Vector, Form::Wide}); }
   Value weight(Value v, Index over, Form form);
 
+  /// Are exponentials of pairs within ±126? In the fast one of two versions, as its guards have asked. Only a GPU has forms that this allows.
+  bool isBounded() const { return !safe && s.bounded && !s.host; }
+
   TileType pairType(Type e) { return s.tileOf(tile::blockSize, tile::blockSize, 0, e); }
 
   //- Pairs as sums of contractions and vectors
@@ -50,7 +53,8 @@ struct PairBody {
   void add(Value x, Value y, Products &products);
   Value contracted(Products &products, Value acc);
 
-  Value sumOf(Terms &t);
+  Value sumOf(Terms &t, bool exponent);
+  Value inBase2(Value v);
   Value scaledProduct(Value x, Value y);
 
   Value pair(Value v);
@@ -73,7 +77,7 @@ struct PairBody {
 
   Value maskRows(Value x);
 
-  Value maskColumns(Value x, Index over);
+  Value maskColumns(Value x, Index over, double fill = -INFINITY);
 
   /// x where the token is there, else `fill`; x itself where all tokens are.
   Value ofPresent(Value x, double fill);

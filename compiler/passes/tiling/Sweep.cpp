@@ -69,8 +69,8 @@ Type tiling::halfOf(flare::SweepOp sweep, bool host) {
   return half;
 }
 
-FailureOr<SmallVector<std::pair<Value, Value>>> tiling::guarded(Region &fast) {
-  SmallVector<std::pair<Value, Value>> r;
+FailureOr<Guards> tiling::guarded(Region &fast) {
+  Guards r;
   bool ok = true;
   fast.walk([&](Operation *op) {
     Value x;
@@ -80,6 +80,16 @@ FailureOr<SmallVector<std::pair<Value, Value>>> tiling::guarded(Region &fast) {
       x = e.getA();
       if (auto scale = x.getDefiningOp<flare::ScaleOp>())
         x = scale.getA();
+      if (auto sub = x.getDefiningOp<flare::SubOp>(); sub && isPair(sub.getA()) && isTokens(sub.getB())) {
+        // |x - a| ≤ |x| + |a|
+        Value a = sub.getB();
+        if (auto scale = a.getDefiningOp<flare::ScaleOp>())
+          a = scale.getA();
+        ok &= isStored(a);
+        if (!llvm::is_contained(r.numbers, sub.getB()))
+          r.numbers.push_back(sub.getB());
+        x = sub.getA();
+      }
       if (!x.getDefiningOp<flare::ContractOp>())
         x = {};
     }
@@ -98,8 +108,8 @@ FailureOr<SmallVector<std::pair<Value, Value>>> tiling::guarded(Region &fast) {
       base = s.getA();
     if (!isStored(base))
       ok = false;
-    if (!llvm::is_contained(r, std::pair(lat, tok)))
-      r.push_back({lat, tok});
+    if (!llvm::is_contained(r.norms, std::pair(lat, tok)))
+      r.norms.push_back({lat, tok});
   });
   if (!ok)
     return failure();
@@ -125,6 +135,20 @@ bool tiling::fitsHalf(Value v, Type half) {
 bool tiling::hasWeightsF16(Operation *op, Type half) {
   auto attend = dyn_cast<flare::AttendOp>(op);
   return attend && half && half.isF16() && fitsHalf(attend.getV(), half);
+}
+
+SafeReference tiling::safeReference(Operation *attend, Type half) {
+  if (hasWeightsF16(attend, half))
+    return {true, -7, 15.5};
+  return {bool(half), half ? 8.0 : 0, 0};
+}
+
+FastAttention tiling::fastAttention(Operation *attend, Type half, double limit) {
+  if (hasWeightsF16(attend, half))
+    return {std::min(limit, 14.9), -1};
+  if (half && half.isBF16())
+    return {limit + 28, 28};
+  return {limit, 0};
 }
 
 bool tiling::splitsPairs(Operation *op, Type half) { return half && half.isF16() && !hasWeightsF16(op, half); }
@@ -179,7 +203,14 @@ std::optional<Scaled> tiling::scaledStored(Value v, Type half) {
 bool tiling::isVersioned(flare::SweepOp sweep) {
   bool attends = false;
   sweep.getFast().walk([&](flare::AttendOp) { attends = true; });
-  return attends || sweep.hasSafeBody();
+  if (attends || sweep.hasSafeBody())
+    return true;
+  auto config = dyn_cast_or_null<tile::ConfigAttr>(sweep.getConfigAttr());
+  if (!config)
+    return false;
+  auto [kind, share] = config.getExponentials();
+  auto guards = guarded(sweep.getFast());
+  return (kind == tile::Exponentials::Poly3 || kind == tile::Exponentials::Bits) && share && succeeded(guards) && !guards->norms.empty();
 }
 
 namespace {
@@ -236,7 +267,7 @@ struct OperandWalk {
 SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, Type half) {
   bool versioned = isVersioned(sweep);
   auto guards = guarded(sweep.getFast());
-  bool hasGuards = succeeded(guards) && !guards->empty();
+  bool hasGuards = succeeded(guards) && !guards->norms.empty();
   Region &fast = sweep.getFast(), &safe = sweep.hasSafeBody() ? sweep.getSafe().front() : fast;
   SmallVector<Region *> emitted;
   if (!versioned || hasGuards)

@@ -20,8 +20,8 @@ inline bool isLatents(Value v) { return typeOf(v) && typeOf(v).getLatents() && !
 /// quarter of a vector. Units of 8 channels that are all padding cost nothing on a GPU: they are zeros known when code is made, and no instruction is.
 inline int64_t padded(int64_t d, bool host) { return std::max<int64_t>(host ? 4 : 8, llvm::PowerOf2Ceil(d)); }
 
-/// How an operand is made from its value: f32, rounded to 16 bits, or one of the two addends of a split (of `splitType`).
-enum class Form { Wide, Round, High, Low };
+/// How an operand is made from its value: f32, rounded to 16 bits, one of the two addends of a split (of `splitType`), or f32 times log2(e).
+enum class Form { Wide, Round, High, Low, Base2 };
 /// Where it goes, which decides its layout: into scores (contracted over d), into a contraction of pairs with
 /// columns or rows, or elementwise into pairs.
 enum class Role { Score, ColumnWeight, RowWeight, Vector };
@@ -29,7 +29,7 @@ constexpr int numRoles = 4;
 struct Use {
   Role role;
   Form form;
-  int key() const { return int(role) * 4 + int(form); }
+  int key() const { return int(role) * 5 + int(form); }
 };
 
 /// Is v a tensor in memory: an argument, a sweep's result, or what the function returns?
@@ -58,9 +58,26 @@ Type halfOf(flare::SweepOp sweep, bool host);
 /// the range of f32, an error of 2^-17, three products where f16 would be one. For bf16 tokens one addend is mostly enough.
 inline Type splitType(Type half) { return half && half.isF16() ? Type(BFloat16Type::get(half.getContext())) : half; }
 
-/// Weights 2^(x - reference) in f16 keep all their bits in 2^-14 … 2^16. Fast: |x| ≤ fastLimit and a reference of -fastOffset.
-/// Safe: the reference is the largest score less safeHeadroom, so that weights of 2^-29 of the largest are as exact as that.
-constexpr double fastLimit = 14.9, fastOffset = 1, safeHeadroom = 15;
+/// Weights 2^(x - reference) in f16 keep all their bits in 2^-14 … 2^16. Fast: |x| ≤ 14.9 and a reference of -1.
+
+/// The safe body's reference of a row, in base 2: the largest score so far and `above`, set where a score exceeds it by more than `room`. Between two such times
+/// nothing is exchanged between lanes and nothing rescaled. In bf16 weights are as exact at any size; f16's have all their bits down to 2^-21 of the
+/// largest (SDPA's: 2^-14). Where weights are not rounded to 16 bits the reference is the running maximum itself.
+struct SafeReference {
+  bool lazy;
+  double above, room;
+};
+SafeReference safeReference(Operation *attend, Type half);
+
+/// What holds in the fast body of an attention, in base 2: |x| ≤ limit, and a constant reference.
+struct FastAttention {
+  double limit, reference;
+};
+/// bf16 has f32's exponents: 2^-126 … 2^127. Above the reference there is as much room for sums and values as `limit` leaves (2^60 of 2^127), below it
+/// everything to the smallest exponent but 10: |x| ≤ 88 for a limit of 60.
+FastAttention fastAttention(Operation *attend, Type half, double limit);
+/// The joint sweep's factors 2^-lse have no sums to leave room for.
+constexpr double jointRoom = 20;
 
 /// Are all of v's values within f16's range, because they are stored so or are weighted means of such?
 bool fitsHalf(Value v, Type half);
@@ -69,10 +86,16 @@ bool hasWeightsF16(Operation *op, Type half);
 /// Do pairs that this op reduces, and what it contracts them with, have two addends each?
 bool splitsPairs(Operation *op, Type half);
 
-/// The norm bound of all scores that a fast body exponentiates: pairs of (latent operand, token operand).
-FailureOr<SmallVector<std::pair<Value, Value>>> guarded(Region &fast);
+/// What bounds the exponentials of a fast body: the norms of the operands of scores (latents, tokens), and numbers of tokens that are subtracted from
+/// scores. Failure: nothing that can be asked of staged tokens does.
+struct Guards {
+  SmallVector<std::pair<Value, Value>> norms;
+  SmallVector<Value> numbers;
+};
+FailureOr<Guards> guarded(Region &fast);
 
-/// Is there a fast version for bounded scores? Without guards only the safe one is emitted.
+/// Is there a fast version for bounded scores? Without guards only the safe one is emitted. Sweeps whose exponentials need no bound have one where the configuration
+/// wants forms that do.
 bool isVersioned(flare::SweepOp sweep);
 
 /// Is v a latent value that enters a contraction of pairs rounded to 16 bits?

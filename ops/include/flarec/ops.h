@@ -18,7 +18,9 @@
 // DTypes. q, k, v, y and their gradients have one dtype, float32, bfloat16 or float16;
 // z, dz, log-sum-exps and deltas are float32 in either case. Under autocast q,
 // k and v are cast to autocast's dtype (z to float32); without it mixed dtypes
-// are an error. float64 goes through PyTorch's own operators, in O(N M) memory:
+// are an error. On a GPU products of float32 are made in TF32 where PyTorch's own
+// are (torch.backends.cuda.matmul.allow_tf32, asked at each call), else in
+// float32's precision. float64 goes through PyTorch's own operators, in O(N M) memory:
 // for torch.autograd.gradcheck and for second derivatives.
 //
 // Layouts. Tensors are read in place, whatever their strides, where the last
@@ -26,6 +28,10 @@
 // pass. A q expanded over the batch gets a gradient of each batch, which expand
 // then adds up; for [H, M, D] the kernels do. Results of tokens are new [B, N,
 // H, D] tensors seen as [B, H, N, D].
+//
+// Memory. Beside tensors, z and log-sum-exps a call takes a workspace: partial
+// results of at most 64 MiB (or of one head, where that is more; see
+// docs/artefact.md), and dz of the heads that are launched together.
 //
 // Errors are c10::Error.
 //

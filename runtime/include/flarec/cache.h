@@ -45,6 +45,9 @@ public:
       const std::string &request, const std::function<std::string()> &compile,
       const std::function<std::string()> &build = [] { return ""; });
 
+  /// Whether an artefact was added for a request.
+  bool wasAdded(const std::string &request);
+
   /// Makes an artefact of a file, say, known under its own key.
   void add(std::shared_ptr<const Artefact> artefact);
 
@@ -73,6 +76,7 @@ private:
   std::mutex mutex; // never held while reading, writing or compiling
   std::unordered_map<std::string, Pointer> memory;
   std::unordered_map<std::string, Pending> pending;
+  std::set<std::string> added; // keys
   std::set<std::string> reported;
   bool swept = false;
 };

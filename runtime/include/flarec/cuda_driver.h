@@ -111,7 +111,9 @@ enum CaptureMode : int { CaptureGlobal = 0, CaptureRelaxed = 2 };
 
 /// Those that only newer drivers have; null where missing.
 #define FLAREC_CUDA_OPTIONAL_FUNCTIONS(X)                                      \
-  X(funcLoad, cuFuncLoad, (cuda::Function function)) /* CUDA 12.4 */
+  X(funcLoad, cuFuncLoad, (cuda::Function function)) /* CUDA 12.4 */           \
+  X(deviceGetPCIBusId, cuDeviceGetPCIBusId,                                    \
+    (char *id, int size, cuda::Device device))
 
 /// The driver, initialised.
 class CudaDriver {

@@ -19,6 +19,7 @@ struct MixerDescription {
                          ///< "mixer_backward" too
   std::string target;    ///< "host", "sm_80", "sm_90a", "sm_100a"
   std::string configuration{}; ///< empty: the shipped table or the heuristic
+  bool tf32 = false; ///< f32 on a GPU: products in TF32, not in f32's precision
   bool ragged = false; ///< each batch has a range of the tokens
   bool masked = false; ///< a mask says which tokens there are
 
@@ -31,8 +32,8 @@ std::string request(const MixerDescription &description);
 
 /// The request for any function of the flare dialect, as MLIR text. With
 /// `gradients` (names of arguments, separated by commas, or "*") each becomes
-/// `…_forward` and `…_backward`.
+/// `…_forward` and `…_backward`. `tf32`: as of a mixer.
 std::string request(const std::string &source, const std::string &target,
-                    const std::string &gradients = "");
+                    const std::string &gradients = "", bool tf32 = false);
 
 } // namespace flarec

@@ -21,9 +21,11 @@ void checkDevice(int device);
 /// Asked of the driver once.
 const DeviceFacts &deviceFacts(int device);
 
-/// The target to compile for: "sm_90a", "sm_100a", or "sm_80" for what runs its
-/// PTX.
+/// The target to compile for: "sm_90a", "sm_100a", or "sm_80" for every other
+/// architecture that runs its PTX, such as sm_86, sm_89 and sm_120. Throws Error
+/// for those before sm_80.
 const std::string &deviceTarget(int device);
+std::string targetFor(const DeviceFacts &facts);
 
 /// Throws Error unless kernels for the target run on the device.
 void checkTarget(const std::string &target, int device);

@@ -13,6 +13,7 @@
 #include "flarec/parallel.h"
 #include "flarec/sizes.h"
 
+#include <cstdint>
 #include <memory>
 #include <span>
 
@@ -34,6 +35,12 @@ struct CudaStream {
   void *stream = nullptr;
 };
 
+/// Some of a function's kernels, in order. Those before them must have run with
+/// the same workspace: what they wrote there is read.
+struct KernelRange {
+  size_t first = 0, count = SIZE_MAX;
+};
+
 class Module;
 
 /// One function of an artefact. Const and safe to call from many threads; lives
@@ -49,12 +56,13 @@ public:
   /// workspace, at a multiple of 64, must stay until they ran.
   void launch(const Sizes &sizes, std::span<const TensorRef> tensors,
               std::span<const float> scalars, void *workspace,
-              const CudaStream &stream) const;
+              const CudaStream &stream, KernelRange kernels = {}) const;
 
   /// Runs the kernels of a host artefact, and returns when they are done.
   void launchHost(const Sizes &sizes, std::span<const TensorRef> tensors,
                   std::span<const float> scalars, void *workspace,
-                  const ParallelFor &parallelFor) const;
+                  const ParallelFor &parallelFor,
+                  KernelRange kernels = {}) const;
 
 private:
   friend class Module;
@@ -63,6 +71,11 @@ private:
            size_t firstSymbol);
   Call bind(const Sizes &sizes, std::span<const TensorRef> tensors,
             std::span<const float> scalars, void *workspace) const;
+  /// Calls body(sizes, tensors) for so many heads at a time as the workspace has
+  /// room for (headsAtOnce).
+  template <typename Body>
+  void inRounds(const Sizes &sizes, std::span<const TensorRef> tensors,
+                const Body &body) const;
   size_t chooseSymbol(const KernelSpec &kernel, size_t index,
                       const Call &call) const;
 

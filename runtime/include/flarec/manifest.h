@@ -53,6 +53,10 @@ struct ScalarSpec {
 
 struct SweepSpec {
   int64_t tile = 1, heads = 1, rowGroups = 1, blocks = 1;
+  /// Bytes of partial results for each split, batch and head, times the number
+  /// of the function's sweeps that have any: what counts against the bound on
+  /// all of them together. Follows from the tensors.
+  int64_t partialBytes = 0;
 };
 
 struct VariantSpec {

@@ -16,6 +16,14 @@ struct Sizes {
 /// shape alone.
 int64_t splits(const SweepSpec &sweep, const Sizes &sizes);
 
+/// Partial results of all splits of all sweeps of a function take no more than
+/// this, unless those of one head and a single split do.
+constexpr int64_t mostPartialBytes = 64 << 20;
+
+/// Heads that are launched together, so that partial results keep to their
+/// bound: all of them, mostly.
+int64_t headsAtOnce(const FunctionSpec &function, const Sizes &sizes);
+
 /// Blocks of a kernel's grid; 0: nothing to launch.
 int64_t gridBlocks(const FunctionSpec &function, const KernelSpec &kernel,
                    const Sizes &sizes);
@@ -29,7 +37,7 @@ int64_t elements(const FunctionSpec &function, const TensorSpec &tensor,
 int64_t workspaceBytes(const FunctionSpec &function, const TensorSpec &tensor,
                        const Sizes &sizes);
 
-/// Bytes of a function's workspace.
+/// Bytes of a function's workspace: that of headsAtOnce() heads.
 int64_t workspaceBytes(const FunctionSpec &function, const Sizes &sizes);
 
 /// Throws Error unless the sizes make sense.

@@ -147,7 +147,7 @@ static void backward(const uint64_t *slots, int64_t block, int gq, int gk, int g
       for (int64_t d = 0; d < s.D; ++d)
         dz[m * s.D + d] += exp(x[m * s.N + n] - *wide(ld, s.b, s.h, n)) * load(row(g, s.b, s.h, n)[d]);
   for (int64_t n = 0; n < s.N; ++n) {
-    double sumK[32] = {0}, sumV[32] = {0};
+    double sumK[128] = {0}, sumV[128] = {0}; /* the largest head dim */
     double delta = dot(row(g, s.b, s.h, n), row(y, s.b, s.h, n), s.D);
     for (int64_t m = 0; m < s.M; ++m) {
       double encode = exp(x[m * s.N + n] - *wide(le, s.b, s.h, m));

@@ -75,8 +75,46 @@ def multiply_add(threads, i, p, o):
 
 
 def fused_multiply_add(threads, i, p, o):
+    if p[-1] == "bf16x2":
+        # Exact in f64 but for sums of very different size, then one rounding (over f32's 24 bits, which f64's 53 make right but once in 2^29).
+        def both(x, y, z):
+            halves = []
+            for half in (0, 16):
+                a, b, c = (bf16_to_f32(((v >> half) & 0xFFFF).astype(np.uint16)).astype(np.float64) for v in (x, y, z))
+                halves.append(f32_to_bf16((a * b + c).astype(np.float32)).astype(np.uint32) << np.uint32(half))
+            return halves[0] | halves[1]
+
+        return threads.elementwise(o[0], "b32", o[1:], "b32", both)
+    if p[-1] != "f32":
+        raise Fault(f"the simulator has no {i.text}")
     # The product of two f32 is exact in f64; the sum is rounded twice, which differs once in 2^29.
     return threads.elementwise(o[0], "f32", o[1:], "f32", lambda x, y, z: (x.astype(np.float64) * y + z).astype(np.float32))
+
+
+def permute_bytes(threads, i, p, o):
+    def pick(x, y, how):
+        both, result = x.astype(np.uint64) | (y.astype(np.uint64) << np.uint64(32)), np.zeros_like(x)
+        for byte in range(4):
+            nibble = (how >> np.uint32(4 * byte)) & np.uint32(15)
+            if (nibble & 8).any():
+                raise Fault(f"the simulator has no replicated signs: {i.text}")
+            result |= ((both >> (nibble.astype(np.uint64) * np.uint64(8))) & np.uint64(255)).astype(np.uint32) << np.uint32(8 * byte)
+        return result
+
+    return threads.elementwise(o[0], "b32", o[1:4], "b32", pick)
+
+
+def any_logic(threads, i, p, o):
+    table = int(str(o[4].value), 0)
+
+    def look_up(x, y, z):
+        result = np.zeros_like(x)
+        for row in range(8):
+            if table >> row & 1:
+                result |= (x if row & 4 else ~x) & (y if row & 2 else ~y) & (z if row & 1 else ~z)
+        return result
+
+    return threads.elementwise(o[0], "b32", o[1:4], "b32", look_up)
 
 
 def divide(threads, i, p, o):
@@ -170,4 +208,5 @@ OPCODES = {
     **dict.fromkeys(BINARY, binary), **dict.fromkeys(SPECIAL_UNIT, special_unit), "shl": shift, "shr": shift, "bfe": extract_bits,
     "not": invert, "neg": negate, "abs": absolute, "mul": multiply, "mad": multiply_add, "fma": fused_multiply_add,
     "div": divide, "rem": remainder, "selp": select, "setp": compare, "mov": move, "cvt": convert,
+    "prmt": permute_bytes, "lop3": any_logic,
 }  # fmt: skip

@@ -3,6 +3,8 @@ ranges, one array of dynamic shared memory."""
 
 import re
 
+from . import Fault
+
 
 class Operand:
     __slots__ = ("kind", "name", "index", "value")
@@ -83,6 +85,8 @@ def parse_operand(text):
         return Operand("special", name=match[1])
     if match := re.fullmatch(r"0f([0-9A-Fa-f]{8})", text):
         return Operand("bits", value=int(match[1], 16))
-    if re.fullmatch(r"-?(?:0x[0-9a-fA-F]+|\d+)", text):
-        return Operand("integer", value=int(text, 0))
+    if match := re.fullmatch(r"(-?(?:0x[0-9a-fA-F]+|\d+))U?", text):
+        return Operand("integer", value=int(match[1], 0))
+    if not re.match(r"[A-Za-z_$]", text):
+        raise Fault(f"the simulator has no operand {text}")
     return Operand("symbol", name=text)

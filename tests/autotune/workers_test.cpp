@@ -1,0 +1,96 @@
+// Compilations in child processes: all are answered, whatever becomes of a child.
+#include "flarec/artefact.h"
+#include "flarec/description.h"
+#include "workers.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <unistd.h>
+
+using namespace flarec;
+using namespace flarec::autotune;
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+namespace {
+
+class Workers : public testing::Test {
+protected:
+  void SetUp() override {
+    directory = fs::temp_directory_path() / ("flarec-workers-" + std::to_string(getpid()));
+    fs::create_directories(directory);
+  }
+  void TearDown() override { fs::remove_all(directory); }
+
+  Job job(int number, const std::string &configuration = "", const char *target = "host") {
+    MixerDescription d{.headDim = 4, .latents = 16, .dtype = DType::F32, .gradients = "", .target = target, .configuration = configuration};
+    return {request(d), (directory / std::to_string(number)).string(), target == std::string("host") ? "" : target};
+  }
+  /// A program that does not answer as it should.
+  std::string script(const std::string &body) {
+    std::string path = (directory / "script").string();
+    std::ofstream(path) << "#!/bin/sh\n" << body << "\n";
+    fs::permissions(path, fs::perms::owner_all);
+    return path;
+  }
+  std::vector<std::string> run(const std::string &program, const std::vector<Job> &jobs, double timeout = 60) {
+    std::vector<std::string> failures(jobs.size(), "never answered");
+    compileAll(program, 2, timeout, jobs, [&](const Outcome &outcome) {
+      EXPECT_EQ(failures[outcome.job], "never answered");
+      failures[outcome.job] = outcome.failure;
+      return true;
+    });
+    return failures;
+  }
+
+  fs::path directory;
+};
+
+TEST_F(Workers, CompileAndSayWhatIsWrong) {
+  std::vector<Job> jobs = {job(0), job(1, "{mixer_forward = [{tile = 7}, {}]}"), job(2, "{mixer_forward = [{}, {stages = 2}]}")};
+  std::vector<std::string> failures = run(FLAREC, jobs);
+  EXPECT_EQ(failures[0], "");
+  EXPECT_THAT(failures[1], HasSubstr("tile = 7 must be a positive multiple of 16"));
+  EXPECT_EQ(failures[2], "");
+  EXPECT_NO_THROW(Artefact::read(jobs[0].output));
+  EXPECT_FALSE(fs::exists(jobs[1].output));
+}
+
+TEST_F(Workers, KeepOfAGpusKernelsWhatIsMeasured) {
+  std::vector<Job> jobs = {job(0, "", "sm_90a")};
+  ASSERT_EQ(run(FLAREC, jobs)[0], "");
+  Artefact artefact = Artefact::read(jobs[0].output);
+  for (const KernelSpec &kernel : artefact.manifest().functions.at(0).kernels)
+    EXPECT_LE(kernel.variants.size(), 1u);
+}
+
+TEST_F(Workers, ADeadChildCostsItsJobAlone) {
+  // The first child dies of its job, those after it answer.
+  std::string program = script("read line; if mkdir " + (directory / "died").string() + " 2>/dev/null; then kill -9 $$; fi; echo '{}'; while read line; do echo '{}'; done");
+  std::vector<std::string> failures = run(program, {job(0), job(1), job(2), job(3)});
+  EXPECT_EQ(std::count(failures.begin(), failures.end(), ""), 3);
+  EXPECT_EQ(std::count(failures.begin(), failures.end(), "the compiler's process ended without an answer"), 1);
+}
+
+TEST_F(Workers, AHangingChildIsEnded) {
+  auto start = std::chrono::steady_clock::now();
+  std::vector<std::string> failures = run(script("sleep 100"), {job(0), job(1), job(2)}, 0.3);
+  for (const std::string &failure : failures)
+    EXPECT_THAT(failure, HasSubstr("longer than"));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+TEST_F(Workers, CanBeStopped) {
+  int answered = 0;
+  compileAll(script("while read line; do echo '{}'; done"), 1, 60, {job(0), job(1), job(2)}, [&](const Outcome &) { return ++answered < 2; });
+  EXPECT_EQ(answered, 2);
+}
+
+TEST_F(Workers, AnUnknownProgramIsAnError) { EXPECT_ANY_THROW(run("/nowhere/flarec", {job(0)})); }
+
+} // namespace

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Counts what the assembler made of a kernel: instructions of each loop by kind, and the issue slots and cycles that they take per 32 scores.
+
+The price of an instruction is what schedules.md (sections I.2 and II.2) measured on an H100, in cycles of a quarter of a multiprocessor: matrix instructions and ordinary ones
+add up, only the exponential unit works beside them.
+
+  sass.py --head-dim 8 --latents 128 --dtype bf16 [--vary 0:exp=bits:8] [--kernel SUBSTRING] [--listing]
+"""
+import argparse
+import collections
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import artefact
+
+
+def tool(name, variable):
+    """$variable, else what the project's environment has."""
+    if os.environ.get(variable):
+        return os.environ[variable]
+    for pattern in (f".venv/lib/python3*/site-packages/nvidia/*/bin/{name}", f".venv/lib/python3*/site-packages/triton/backends/nvidia/bin/{name}"):
+        found = sorted(HERE.parents[1].glob(pattern))
+        if found:
+            return str(found[-1])
+    return name
+
+
+def disassemble(ptx, target):
+    """SASS as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, binary = os.path.join(folder, "k.ptx"), os.path.join(folder, "k.cubin")
+        pathlib.Path(source).write_bytes(ptx)
+        subprocess.run([tool("ptxas", "FLAREC_PTXAS"), f"-arch={target}", "-o", binary, source], check=True, capture_output=True)
+        return subprocess.run([tool("nvdisasm", "FLAREC_NVDISASM"), "-c", binary], check=True, capture_output=True, text=True).stdout
+
+
+class Instruction:
+    def __init__(self, text):
+        self.text = text
+        words = re.sub(r"^@!?U?P\w+\s+", "", text).split()
+        self.opcode = words[0].rstrip(";")
+        self.kind = self.opcode.split(".")[0]
+
+
+def parse(sass):
+    """Kernels: name -> list of instructions and labels (strings)."""
+    kernels, current = {}, None
+    for line in sass.splitlines():
+        line = line.strip()
+        if m := re.match(r"\.text\.(\w+):", line):
+            current = kernels.setdefault(m[1], [])
+        elif current is None:
+            continue
+        elif m := re.match(r"(\.L_\w+):", line):
+            current.append(m[1])
+        elif m := re.match(r"/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
+            current.append(Instruction(m[1]))
+    return kernels
+
+
+def loops(code):
+    """[(first, last)] of backward branches, outermost first."""
+    labels = {x: i for i, x in enumerate(code) if isinstance(x, str)}
+    found = []
+    for i, x in enumerate(code):
+        if isinstance(x, Instruction) and x.kind == "BRA":
+            m = re.search(r"`?\(?(\.L_\w+)\)?", x.text)
+            if m and labels.get(m[1], i) < i:
+                found.append((labels[m[1]], i))
+    return sorted(found, key=lambda r: (r[0], -r[1]))
+
+
+# Cycles of a quarter of a multiprocessor; 1 where none is given.
+CYCLES = {"LOP3": 2, "PRMT": 2, "F2FP": 2, "FMNMX": 2, "LEA": 2, "SHF": 2, "SEL": 2, "IMNMX": 2, "MUFU": 1, "MOVM": 1}
+
+
+def price(x):
+    if x.kind == "HMMA":
+        return 4 if ".1688." in x.opcode and "TF32" not in x.opcode else 6
+    return CYCLES.get(x.kind, 1)
+
+
+def summary(instructions):
+    count = collections.Counter(x.kind for x in instructions)
+    exps = sum(x.opcode.startswith("MUFU.EX2") for x in instructions)
+    return count, exps, sum(map(price, instructions)), 8 * count["MUFU"]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--compiler", default=str(HERE.parents[1] / "build/lib/libflarec_compiler.so"))
+    p.add_argument("--head-dim", type=int, default=8)
+    p.add_argument("--latents", type=int, default=128)
+    p.add_argument("--dtype", default="bf16")
+    p.add_argument("--target", default="sm_90a")
+    p.add_argument("--config", default="")
+    p.add_argument("--vary", nargs="*", default=[], help="fields of single sweeps: 0:exp=bits:8,tile=128")
+    p.add_argument("--kernel", default="")
+    p.add_argument("--listing", action="store_true")
+    args = p.parse_args()
+    request = {"mixer": {"head_dim": args.head_dim, "latents": args.latents, "dtype": args.dtype, "gradients": "qkv"}, "target": args.target, "config": args.config}
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, blobs = artefact.compile_ptx(args.compiler, artefact.varied(args.compiler, request, args.vary, folder) if args.vary else request)
+    sweeps = {k["symbol"]: (f["sweeps"][k["sweep"]], k["threads"]) for f in manifest["functions"] for k in f["kernels"] if k["grid"] == "sweep"}
+    for blob in blobs:
+        symbols = re.findall(rb"\.entry (\w+)\(", blob)
+        if not any(args.kernel in s.decode() for s in symbols):
+            continue
+        for name, code in parse(disassemble(blob, args.target)).items():
+            if name not in sweeps or args.kernel not in name:
+                continue
+            sweep, threads = sweeps[name]
+            scores = sweep["tile"] * sweep["heads"] * args.latents / sweep["row_groups"] / threads  # a lane's, of a tile
+            print(f"{name}: {sum(isinstance(x, Instruction) for x in code)} instructions, {scores:g} scores a lane and tile, {sweep}, {threads} threads")
+            for first, last in loops(code):
+                body = [x for x in code[first : last + 1] if isinstance(x, Instruction)]
+                count, exps, cycles, mufu = summary(body)
+                if not count["HMMA"]:
+                    continue
+                print(f"   loop of {len(body)}: {exps} exponentials, {len(body) / scores:.2f} slots and {cycles / scores:.2f} cycles a score of a whole tile: " + ", ".join(f"{k} {n}" for k, n in count.most_common(24)))
+            if args.listing:
+                for x in code:
+                    print(x if isinstance(x, str) else "    " + x.text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
