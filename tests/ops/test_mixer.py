@@ -83,6 +83,20 @@ class Values(TestCase):
             for a, b in zip(results[0], other):
                 self.assertTrue(torch.equal(a, b))
 
+    def test_a_hundred_runs_give_the_same_bits(self):
+        for dtype in (torch.float32, torch.bfloat16):
+            q, k, v = inputs(n=700, m=40, dtype=dtype, requires_grad=True)
+            g = torch.randn_like(k)
+
+            def run():
+                y, *saved = ops.mixer_forward(q, k, v, 0.5)
+                return (y, *saved, *torch.autograd.grad(y, (q, k, v), g))
+
+            first = run()
+            for _ in range(100):
+                for a, b in zip(first, run()):
+                    self.assertTrue(torch.equal(a, b))
+
     def test_many_threads_at_once(self):
         q, k, v = inputs(n=300)
         expected, wrong = ops.mixer(q, k, v), []
