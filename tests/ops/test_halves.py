@@ -400,6 +400,8 @@ class Messages(TestCase):
         for name, given in calls.items():
             getattr(ops, name)(*given)
             for i, (change, says) in itertools.product(range(len(given)), changes):
+                if (name, i) == ("merge", 0) and says is changes[-1][1]:
+                    continue  # any number of channels will do
                 with self.subTest(op=name, argument=i, says=says):
                     self.check(f"flarec: .*{says}", getattr(ops, name), *given[:i], change(given[i]), *given[i + 1 :])
 
