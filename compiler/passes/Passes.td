@@ -92,7 +92,8 @@ def FlareToTile : Pass<"flare-to-tile", "::mlir::ModuleOp"> {
     registers (rows = m) or stashed (rows = n). `flare.attend` is written twice: without a reference where the staged
     tile's scores are bounded, with a running maximum otherwise. With `sums = mma` the summands of row sums are rounded to 16 bits, with `add` they
     are f32. Where tokens are f16 only products of stored numbers and an attention's weights are made in it, the latter within tighter
-    bounds; the rest is two addends of bf16 (architecture.md, section 7). A configuration that cannot be run on the target is an error (Feasible.h), as in flare-configure.
+    bounds; the rest is two addends of bf16 (architecture.md, section 7). On the host fast bodies of natural scores have log2(e) in q: ITS PRODUCT WITH Q IS
+    ROUNDED, alike in all sweeps. A configuration that cannot be run on the target is an error (Feasible.h), as in flare-configure.
   }];
   let options = [Option<"limit", "limit", "double", "60.0", "bound on |x| (base 2) for the fast bodies">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host (all operands f32), sm_80, sm_90a or sm_100a">];
@@ -125,8 +126,9 @@ def TileToHost : Pass<"tile-to-host", "::mlir::ModuleOp"> {
   let summary = "one thread's program in the LLVM dialect, on vectors of 16 f32";
   let description = [{
     One IR for all instruction sets: LLVM cuts vector<16xf32> into what a machine has. Rows lie across lanes, columns in registers and channels
-    too; `tile.stream` goes over the block's heads for every few tiles, so that each cache line is fetched once; `tile.pairs` is a loop over
-    row blocks around a loop over columns. What must outlive a tile lies in scratch memory. Numbers below 2^-126 count as 0, as on a GPU.
+    too; `tile.stream` goes over the block's heads for every few tiles, so that each cache line is fetched once, and prefetches a head's next turn;
+    `tile.pairs` is a loop over row blocks around a loop over columns. What must outlive a tile lies in scratch memory. NUMBERS BELOW 2^-126 COUNT AS 0, as
+    on a GPU, and EXPONENTIALS OF SCORES ARE EXACT TO 9E-8, polynomials of degree 5.
   }];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
