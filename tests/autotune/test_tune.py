@@ -74,7 +74,8 @@ class Measuring(Tune):
         for function in manifest["functions"]:
             tuned = entry["functions"][function["name"]]["sweeps"]
             fields = ("tile", "heads", "row_groups", "blocks")
-            self.assertEqual([[s[f] for f in fields] for s in function["sweeps"]], [[s[f] for f in fields] for s in tuned])
+            for got, wanted in zip(function["sweeps"], tuned, strict=True):  # {}: the heuristic's was the fastest
+                self.assertEqual({f: got[f] for f in fields if f in wanted}, {f: wanted[f] for f in fields if f in wanted})
 
         listed = self.run_flarec("tune", "--list").stdout
         self.assertIn("H 8, D 8, M 16, N 2,000, f32", listed)
