@@ -244,6 +244,11 @@ static Expected<std::string> emitHost(const Module &module, HostIsa isa,
       // The default of x86-64-v4 is 256.
       if (isa == HostIsa::Avx512)
         function.addFnAttr("prefer-vector-width", "512");
+      // Callers align the stack to 16 bytes, so that spilled vectors of 64 would
+      // mostly lie across two lines.
+      if (!function.isDeclaration())
+        function.addFnAttr(
+            Attribute::getWithStackAlignment(copy.getContext(), Align(64)));
       // Nothing unwinds through a kernel, so no .eh_frame.
       if (!function.isDeclaration()) {
         function.addFnAttr(Attribute::NoUnwind);

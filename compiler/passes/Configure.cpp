@@ -166,6 +166,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         heads /= 2;
       while (minBlocks > 1 && heads * parked * minBlocks > shared * 3 / 4)
         --minBlocks;
+      if (parked > shared * 3 / 4) // that was with two addends for each score
+        parked = parkedExactly(sweep);
       if (parked > shared * 3 / 4) {
         park = "none";
         parked = 0;
@@ -240,6 +242,15 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     if (d.f16)
       return "poly3:5";
     return d.attends && d.latents <= 128 ? "bits:8" : "bits:6";
+  }
+
+  /// Bytes of parked latent operands, a head.
+  int64_t parkedExactly(flare::SweepOp sweep) {
+    auto bytes = [&](StringRef park) {
+      auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
+      return sharedBytes(tile::ConfigAttr::get(&getContext(), Index::n, 16, 1, 1, 1, 16, 2, 0, 1, text("add"), text("mufu"), text(park), 1), sweep);
+    };
+    return bytes("shared") - bytes("none");
   }
 
   /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns

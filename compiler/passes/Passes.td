@@ -52,11 +52,11 @@ def PlanSweeps : Pass<"flare-plan-sweeps", "::mlir::ModuleOp"> {
     reductions on the longest path to it. Every sweep gets a copy of the pair values it needs. A sweep that contracts over m and
     over n keeps the latter's [m,d] accumulators beside it in registers; where that is more than `joint-limit` elements, or the tensors
     are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. Contractions over m in one sweep
-    whose channels add up to more than `row-limit` get one each. On the host all of them lie in
+    whose channels add up to `row-limit` or more get one each. On the host all of them lie in
     the cache and never do. Attentions over n, and sums of numbers over n, always do: their rows are latents.
   }];
   let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d to accumulate beside a contraction over m">,
-                 Option<"rowLimit", "row-limit", "int64_t", "192", "most channels, of all contractions over m in a sweep, to accumulate for a token; of f16 and f32, whose operands take twice the registers, two thirds of it">,
+                 Option<"rowLimit", "row-limit", "int64_t", "192", "channels, of all contractions over m in a sweep, that are too many to accumulate for a token; of f16 and f32, whose operands take twice the registers, two thirds of it">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
 }
 
@@ -66,8 +66,8 @@ def ShareExponentials : Pass<"flare-share-exponentials", "::mlir::ModuleOp"> {
     2^(x-a_n) and 2^(x-b_m) become 2^x·2^-a_n and 2^x·2^-b_m. Factors that depend on n or m alone then sink into an operand of the
     contraction they multiply. CHANGES NUMERICS: right only while |x| is bounded, so the sweep keeps the
     original as its second, safe region. The factors' exponents have errors of their own (u·|x|), which f32 tokens on a GPU would notice:
-    `wide` says whether sweeps over f32 tokens share too. Without it operands times a factor have two addends of 16 bits, so that their products with
-    `channels` and more take longer than the exponential that is saved, and registers that are not there.
+    `wide` says whether sweeps over f32 tokens share too. Without it operands times a factor have two addends of 16 bits, so that their products of more
+    than `channels` take longer than the exponential that is saved, and registers that are not there.
   }];
   let options = [Option<"wide", "wide", "bool", "true", "also in sweeps over f32 tokens">,
                  Option<"channels", "channels", "int64_t", "32", "without `wide`: in sweeps over rows of this many channels at most">];

@@ -191,7 +191,7 @@ struct Planner {
     });
     if (maps.empty())
       return {};
-    if (host || channels <= (bf16 ? rowLimit : rowLimit * 2 / 3))
+    if (host || channels < (bf16 ? rowLimit : rowLimit * 2 / 3))
       return {SmallVector<Value>(maps)};
     return llvm::map_to_vector(groups, [](auto &g) { return g.second; });
   }

@@ -33,20 +33,21 @@ void checkAllOnOneDevice(List tensors) {
                 "; move all tensors to one device");
 }
 
+/// k's own first: nothing should be converted to a dtype that is not supported.
 void checkDTypes(const Named &k, List others) {
   at::ScalarType type = k.tensor.scalar_type();
-  for (const Named &t : others)
-    TORCH_CHECK(t.tensor.scalar_type() == type, "flarec: ", k.name,
-                " has dtype ", c10::toString(type), " but ", t.name, " has ",
-                c10::toString(t.tensor.scalar_type()),
-                "; all must have the same: convert with ", t.name, ".to(",
-                k.name, ".dtype), or call it under torch.autocast");
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 ||
                   type == at::kHalf || type == at::kDouble,
               "flarec: ", k.name, " has dtype ", c10::toString(type),
               "; supported are Float (float32), BFloat16, Half (float16) and, "
               "slowly, Double (float64): convert with .to(torch.float32), "
               ".to(torch.bfloat16) or .to(torch.float16)");
+  for (const Named &t : others)
+    TORCH_CHECK(t.tensor.scalar_type() == type, "flarec: ", k.name,
+                " has dtype ", c10::toString(type), " but ", t.name, " has ",
+                c10::toString(t.tensor.scalar_type()),
+                "; all must have the same: convert with ", t.name, ".to(",
+                k.name, ".dtype), or call it under torch.autocast");
 }
 
 void checkShape(const Named &t, c10::SymIntArrayRef expected,

@@ -23,6 +23,8 @@ constexpr const char *examples = R"(Examples:
       darcy/ holds train_16_x.npy, train_16_y.npy, test_16_x.npy and test_16_y.npy, each [samples, rows, columns]
   flare-train --data darcy --device cuda --attention sdpa --losses sdpa.txt
       on the GPU with PyTorch's own attention, to compare with; one loss a step goes to sdpa.txt
+  flare-train --data darcy --device cuda --dtype fp16
+      weights in float32, products in float16 where autocast takes it, the loss scaled so that small gradients survive
 
 The last line printed is the mean relative L2 error on the test fields.)";
 
@@ -31,9 +33,15 @@ const std::map<std::string, Attention> attentions = {
     {"sdpa", Attention::sdpa},
     {"sdpa-math", Attention::sdpaMath}};
 
-std::string attentionName(Attention attention) {
-  for (const auto &[name, value] : attentions)
-    if (value == attention)
+const std::map<std::string, torch::ScalarType> dtypes = {
+    {"fp32", torch::kFloat},
+    {"bf16", torch::kBFloat16},
+    {"fp16", torch::kHalf}};
+
+template <typename T>
+std::string nameOf(T given, const std::map<std::string, T> &names) {
+  for (const auto &[name, value] : names)
+    if (value == given)
       return name;
   return "";
 }
@@ -101,10 +109,12 @@ int run(const std::string &data, int64_t resolution,
       data == "synthetic" ? syntheticDataSet() : readDataSet(data, resolution);
   const ModelOptions &model = options.model;
   fmt::print("{}\n", set.summary);
-  fmt::print("{} blocks, C = {}, H = {}, D = {}, M = {}, attention {} on {}\n",
+  fmt::print("{} blocks, C = {}, H = {}, D = {}, M = {}, attention {} in {} on "
+             "{}\n",
              model.blocks, model.channels, model.heads,
              model.channels / model.heads, model.latents,
-             attentionName(model.attention), options.device.str());
+             nameOf(model.attention, attentions), nameOf(options.dtype, dtypes),
+             options.device.str());
   std::fflush(stdout);
   TrainingResult result = trainModel(set, options);
   if (!lossPath.empty())
@@ -141,6 +151,11 @@ int main(int argc, char **argv) {
                  "fused kernels)")
       ->transform(CLI::CheckedTransformer(attentions))
       ->default_str("flarec");
+  app.add_option("--dtype", options.dtype,
+                 "fp32, or the dtype of autocast: bf16, or fp16 (with a "
+                 "gradient scaler); weights stay in fp32")
+      ->transform(CLI::CheckedTransformer(dtypes))
+      ->default_str("fp32");
   app.add_option("--blocks", options.model.blocks, "FLARE blocks")
       ->check(positive);
   app.add_option("--channels", options.model.channels,

@@ -33,12 +33,16 @@ void AdamW::clipGradients(double largest) {
   at::_foreach_mul_(grads, (largest / (norm + 1e-6)).clamp_max(1.0));
 }
 
-void AdamW::step(double rate, double beta1) {
+void AdamW::step(double rate, double beta1,
+                 const std::optional<torch::Tensor> &overflowed) {
   torch::NoGradGuard noGrad;
   at::_foreach_add_(counts, 1);
   at::_fused_adamw_(parameters, gradients(), averages, squares, {}, counts,
                     rate, beta1, beta2, weightDecay, epsilon,
-                    /*amsgrad=*/false, /*maximize=*/false);
+                    /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{},
+                    overflowed);
+  if (overflowed)
+    at::_foreach_sub_(counts, std::vector(counts.size(), *overflowed));
 }
 
 } // namespace flarec::train

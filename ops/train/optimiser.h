@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 #pragma once
 
+#include <optional>
 #include <torch/torch.h>
 #include <vector>
 
@@ -19,12 +20,14 @@ public:
   void zeroGradients();
   /// Scales all gradients so that their common 2-norm is at most `largest`.
   void clipGradients(double largest);
-  void step(double rate, double beta1);
+  /// `overflowed`: a tensor that is 1 where the step must change nothing.
+  void step(double rate, double beta1,
+            const std::optional<torch::Tensor> &overflowed = {});
+
+  std::vector<torch::Tensor> gradients() const;
 
 private:
   static constexpr double beta2 = 0.999, epsilon = 1e-8;
-
-  std::vector<torch::Tensor> gradients() const;
 
   std::vector<torch::Tensor> parameters, averages, squares, counts;
   double weightDecay;

@@ -1,6 +1,7 @@
 //===- training.cpp - the training loop -----------------------------------===//
 #include "training.h"
 
+#include "mixed_precision.h"
 #include "optimiser.h"
 #include "schedule.h"
 
@@ -58,21 +59,26 @@ private:
   Clock::time_point start = Clock::now(), lastLine = start;
 };
 
-/// In the targets' own units.
+/// In the targets' own units and float32, whatever dtype the model computes in.
 torch::Tensor predict(FlareModel &model, const DataSet &data,
-                      const torch::Tensor &inputs) {
-  return model(inputs) * data.targetDeviation + data.targetMean;
+                      const torch::Tensor &inputs, torch::ScalarType dtype) {
+  torch::Tensor normalised;
+  {
+    Autocast autocast(inputs.device(), dtype);
+    normalised = model(inputs);
+  }
+  return normalised.to(torch::kFloat) * data.targetDeviation + data.targetMean;
 }
 
 double testError(FlareModel &model, const DataSet &data, const Samples &test,
-                 int64_t batch) {
+                 int64_t batch, torch::ScalarType dtype) {
   torch::NoGradGuard noGrad;
   model->eval();
   double sum = 0;
   for (int64_t at = 0; at < test.count(); at += batch) {
     int64_t end = std::min(at + batch, test.count());
     torch::Tensor prediction =
-        predict(model, data, test.inputs.slice(0, at, end));
+        predict(model, data, test.inputs.slice(0, at, end), dtype);
     sum += relativeL2(prediction, test.targets.slice(0, at, end))
                .sum()
                .item<double>();
@@ -81,8 +87,17 @@ double testError(FlareModel &model, const DataSet &data, const Samples &test,
   return sum / double(test.count());
 }
 
-void checkFinite(const torch::Tensor &losses, int64_t firstStep) {
+void checkFinite(const torch::Tensor &losses, int64_t firstStep,
+                 torch::ScalarType dtype) {
   const float *values = losses.data_ptr<float>();
+  if (dtype == torch::kHalf) { // such steps are skipped
+    if (!torch::isfinite(losses).any().item<bool>())
+      throw std::runtime_error(fmt::format(
+          "no loss is finite in steps {} to {}; the model leaves the range of "
+          "float16: use --dtype bf16, lower --lr or check the data",
+          firstStep + 1, firstStep + losses.numel()));
+    return;
+  }
   for (int64_t i = 0; i < losses.numel(); ++i)
     if (!std::isfinite(values[i]))
       throw std::runtime_error(
@@ -107,6 +122,9 @@ TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
                data.test.targets.to(options.device)};
 
   AdamW optimiser(model->parameters(), options.weightDecay);
+  std::optional<GradScaler> scaler;
+  if (options.dtype == torch::kHalf)
+    scaler.emplace(options.device);
   int64_t stepsPerEpoch = (train.count() + options.batch - 1) / options.batch;
   OneCycle cycle;
   cycle.peakRate = options.peakRate;
@@ -130,26 +148,40 @@ TrainingResult trainModel(const DataSet &data, const TrainingOptions &options) {
                       std::min((i + 1) * options.batch, train.count()));
       optimiser.zeroGradients();
       torch::Tensor prediction =
-          predict(model, data, train.inputs.index_select(0, pick));
+          predict(model, data, train.inputs.index_select(0, pick),
+                  options.dtype);
       torch::Tensor loss =
           relativeL2(prediction, train.targets.index_select(0, pick)).mean();
-      loss.backward();
+      (scaler ? scaler->scaled(loss) : loss).backward();
+      std::optional<torch::Tensor> overflowed;
+      if (scaler) {
+        scaler->unscale(optimiser.gradients());
+        overflowed = scaler->overflowed();
+      }
       optimiser.clipGradients(options.clip);
-      optimiser.step(cycle.rate(step), cycle.momentum(step));
+      optimiser.step(cycle.rate(step), cycle.momentum(step), overflowed);
+      if (scaler)
+        scaler->update();
       epochLosses[i].copy_(loss.detach());
       if (progress.due())
         progress.show(epoch, step + 1, loss.item<double>(), cycle.rate(step),
                       false);
     }
     torch::Tensor losses = epochLosses.cpu();
-    progress.show(epoch, step, losses.mean().item<double>(),
+    checkFinite(losses, step - count, options.dtype);
+    progress.show(epoch, step,
+                  losses.index({torch::isfinite(losses)}).mean().item<double>(),
                   cycle.rate(step - 1), true);
-    checkFinite(losses, step - count);
     result.losses.insert(result.losses.end(), losses.data_ptr<float>(),
                          losses.data_ptr<float>() + count);
   }
   fmt::print("trained {} steps in {:.1f} s\n", step, progress.elapsed());
-  result.testError = testError(model, data, test, options.batch);
+  if (scaler)
+    fmt::print("{} steps skipped, their gradients overflowed float16; the loss "
+               "scale ends at {:g}\n",
+               scaler->skippedSteps(), scaler->currentScale());
+  result.testError =
+      testError(model, data, test, options.batch, options.dtype);
   return result;
 }
 

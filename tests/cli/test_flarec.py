@@ -131,6 +131,12 @@ class Compile(Case):
                 self.compile(*SMALL, "--target", "sm_90a", *options, "-o", self.path("m.flare"))
                 self.assertEqual(manifest(self.path("m.flare"))["key"], key(request(gradients)))
 
+    def test_tf32(self):
+        three, one = (self.flarec("compile", *SMALL, "--dtype", "f32", "--target", "sm_80", *option, "--emit", "ptx")[0].count("mma.sync")
+                      for option in ([], ["--tf32"]))
+        self.assertEqual(three, 3 * one)
+        self.assertGreater(one, 0)
+
     def test_looking_changes_nothing(self):
         self.compile(*SMALL, "--target", "sm_90a", "-o", self.path("plain.flare"))
         self.compile(*SMALL, "--target", "sm_90a", "--time", "-o", self.path("timed.flare"))
@@ -390,6 +396,8 @@ class Mistakes(Case):
             self.refused("compile", "--head-dim", "8", f"--latents={m}", *out, code=2, says=["--latents", f"'{m}' is not supported", "from 1 to 4096"])
         for dtype in ("f64", "BF16"):
             self.refused("compile", *SMALL, "--dtype", dtype, *out, code=2, says=[f"'{dtype}' is not supported", "bf16, f16 or f32"])
+        for given in (["--target", "host", "--dtype", "f32"], ["--target", "sm_80", "--dtype", "bf16"]):
+            self.refused("compile", *SMALL, "--tf32", *given, *out[2:], says="TF32 is a precision of f32 on a GPU")
         self.refused("compile", *SMALL, "--grad=z", *out, says=["gradients \"z\"", "q, k and v"])
         self.refused("compile", *SMALL, "--grad=qq", *out, says="at most once")
 

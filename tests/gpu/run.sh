@@ -45,6 +45,28 @@ for dtype in bf16 fp32 fp16; do
     if [ "$bad" = 0 ] && [[ $last == *"checks hold"* ]]; then note "ok   accuracy $dtype D=$d: $last"; else note "FAIL accuracy $dtype D=$d: $last"; failures=$((failures + 1)); grep '^FAIL' "$out/accuracy-$dtype-$d.txt" | cut -c1-260; fi
   done
 done
+# Random cases, split over the processor's cores, which compile most of the time.
+random=$([ $quick = 1 ] && echo 64 || echo 1000)
+workers=16
+share=$((((random + workers - 1) / workers + 3) / 4 * 4)) # consecutive seeds share kernels by fours
+pids=()
+start=$SECONDS
+for ((first = 0; first < random; first += share)); do
+  count=$((random - first < share ? random - first : share))
+  (cd tests/ops && OMP_NUM_THREADS=1 python3 accuracy.py --device cuda --random $count --seed $first) > "$out/random-$first.txt" 2>&1 &
+  pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "$pid"; done
+held=$(grep -c '^ok ' "$out"/random-*.txt | awk -F: '{ sum += $2 } END { print sum }')
+unfinished=$(grep -L 'accuracy checks hold' "$out"/random-*.txt)
+if [ "$held" = "$random" ] && [ -z "$unfinished" ]; then
+  note "ok   $random random cases ($((SECONDS - start)) s)"
+else
+  note "FAIL random cases: $held of $random hold ($((SECONDS - start)) s)"
+  failures=$((failures + 1))
+  grep -h -A1 '^FAIL' "$out"/random-*.txt | grep -v '^--' | cut -c1-360 | head -n 40
+  for file in $unfinished; do note "     $(basename "$file"): $(tail -n 1 "$file")"; done
+fi
 pooled=()
 for dtype in bf16 fp32 fp16; do
   (cd tests/ops && python3 accuracy.py --device cuda --pooled --head-dims 4 8 16 32 --dtypes $dtype) > "$out/pooled-$dtype.txt" 2>&1 &
@@ -68,7 +90,9 @@ if [ -x build/bin/flare-train ]; then
   train() { build/bin/flare-train --data "$data" --device cuda --attention flarec --blocks 2 --channels 64 --heads 8 --latents 32 --batch 8 --epochs 15 --seed 0; }
   check "flare-train on $data" train
   note "     $(tail -n 1 "$out/log.txt")"
-  check "losses agree with SDPA's as two of its backends do" python3 tests/ops/compare_losses.py --device cuda --data "$data"
+  check "losses agree with SDPA's as two of its backends do, in fp32 and under autocast to bf16 and fp16" \
+    python3 tests/ops/compare_losses.py --device cuda --data "$data" --threads 2 --jobs 5
+  grep geometric "$out/log.txt" | sed 's/^/     /' | tee -a "$out/summary.txt"
 fi
 python3 - <<'PY' | tee -a "$out/summary.txt"
 import os, sys, tempfile, time
@@ -90,6 +114,6 @@ shapes=(8,8,64,1048576 8,8,128,1048576 8,8,512,1048576 16,4,256,1048576 8,16,128
 python3 bench/mixer.py --shapes "${shapes[@]}" --json "$out/bench.json" 2> /dev/null | tee -a "$out/summary.txt"
 [ $quick = 1 ] || python3 bench/mixer.py --dtype fp32 --rounds 7 --shapes 8,8,128,1048576 --json "$out/bench-fp32.json" 2> /dev/null | grep -v '^ ' | tee -a "$out/summary.txt"
 # Few files: all accuracy lines in one.
-cat "$out"/accuracy-*.txt "$out"/pooled-*.txt > "$out/accuracy.txt" && rm -f "$out"/accuracy-*.txt "$out"/pooled-*.txt "$out/log.txt"
+cat "$out"/accuracy-*.txt "$out"/random-*.txt "$out"/pooled-*.txt > "$out/accuracy.txt" && rm -f "$out"/accuracy-*.txt "$out"/random-*.txt "$out"/pooled-*.txt "$out/log.txt"
 note "$failures checks failed"
 exit $((failures != 0))

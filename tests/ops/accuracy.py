@@ -3,7 +3,7 @@
 
 Reference: the same rounded inputs in float64, dense. Yardstick: scaled_dot_product_attention twice in the same dtype on
 contiguous copies (flash for 16 bit, memory-efficient for float32, math where they refuse or return NaN, as CUDA's flash
-does for scales <= 0; for float32 on a CPU, which has no memory-efficient one, the larger error of flash and math).
+does for a scale of 0; negative scales go to the latents' sign, and float32's channels are padded to what it aligns; for float32 on a CPU, which has no memory-efficient one, the larger error of flash and math).
 
 Each case: rms error <= 1.5 x SDPA's + floor and largest error <= 2 x SDPA's + floor, where
 floor = 2 u rms(what cancels), u the unit roundoff: for y, z and grad_v the sums of |P v| and |P dy|, for grad_q and grad_k
@@ -30,6 +30,7 @@ One line a check; the exit status is 0 if all hold.
   accuracy.py --quick --halves                 the same of encode and decode
   accuracy.py --simulate sm_90a --quick        the GPU code, without a GPU
   accuracy.py --head-dims 8 --latents 64 --tokens 4099 --dtypes bf16 --scores 10
+  accuracy.py --random 1000 --seed 0           random cases (random_cases.py) with the seeds 0 to 999
 """
 
 import argparse
@@ -45,6 +46,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import flarec_test
+import random_cases
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
@@ -96,6 +98,16 @@ class Case:
             f" gradient={self.gradient:g}" if self.gradient != 1 else "")
 
 
+class RandomCase(Case):
+    def __init__(self, args, drawn, more):
+        self.drawn, self.gradient, self.batch = drawn, 1.0, drawn.batch
+        self.d, self.m, self.n, self.dtype, self.scores, self.scale = drawn.d, drawn.m, drawn.n, drawn.dtype, drawn.scores, drawn.scale
+        self.q, self.k, self.v, self.grad = drawn.tensors(args.device, more)
+
+    def __str__(self):
+        return str(self.drawn)
+
+
 class Halves:
     """With --halves: the mixer and its backward pass made of encode and decode."""
 
@@ -116,7 +128,7 @@ class Halves:
 
 def run_ours(ops, case):
     if ops is None:  # --judge-sdpa
-        *_, lse = run_reference(case)
+        *_, lse, _ = run_reference(case)
         return run_sdpa(case, math_only=True)[0], lse
     y, z, lse_encode, lse_decode = ops.mixer_forward(case.q, case.k, case.v, case.scale)
     grads = ops.mixer_backward(case.grad, case.q, case.k, case.v, y, z, lse_encode, lse_decode, case.scale)
@@ -164,15 +176,18 @@ def run_sdpa(case, math_only=False):
     first = SDPBackend.FLASH_ATTENTION
     if case.q.is_cuda and case.dtype == torch.float32:
         first = SDPBackend.EFFICIENT_ATTENTION
+    sign = -1 if case.scale < 0 else 1
+    padding = -case.d % 4 if first == SDPBackend.EFFICIENT_ATTENTION else 0
     error = None
     for backend in (first, SDPBackend.MATH)[math_only:]:
-        leaves = [case.q.detach().clone(), case.k.contiguous(), case.v.contiguous()]
-        q, k, v = (t.requires_grad_() for t in leaves)
+        q, k, v = (t.detach().clone(memory_format=torch.contiguous_format).requires_grad_() for t in (case.q, case.k, case.v))
+        tokens = [torch.nn.functional.pad(t, (0, padding)) for t in (k, v)] if padding else [k, v]
         batched = q.unsqueeze(0).expand(case.batch, -1, -1, -1).contiguous() if q.dim() == 3 else q
+        batched = torch.nn.functional.pad(sign * batched, (0, padding))
         try:
             with sdpa_kernel(backend):
-                z = sdpa(batched, k, v, scale=case.scale)
-                y = sdpa(k, batched, z, scale=case.scale)
+                z = sdpa(batched, *tokens, scale=abs(case.scale))[..., : case.d]
+                y = sdpa(tokens[0], batched, torch.nn.functional.pad(z, (0, padding)), scale=abs(case.scale))[..., : case.d]
                 y.backward(case.grad.contiguous())
         except RuntimeError as refused:
             error = refused
@@ -322,6 +337,18 @@ def check_pooled(ops, args, d, dtype, scores):
     return bad, f"{seeds} seeds, rms/{backend}: " + " ".join(f"{name} {r:.2f}" for name, r in ratios.items()), case
 
 
+def check_random(ops, args, report):
+    limits = random_cases.SIMULATOR if args.simulate else random_cases.GPU if args.device.startswith("cuda") else random_cases.HOST
+    dtypes = [DTYPES[name] for name in args.dtypes]
+    for seed in range(args.seed, args.seed + args.random):
+        drawn = random_cases.Drawn(seed, limits, dtypes)
+        name = next(name for name, dtype in DTYPES.items() if dtype == drawn.dtype)
+        bad, detail = check_case(ops, lambda more: RandomCase(args, drawn, more), args.yardstick[name])
+        report.add(str(drawn), bad, detail)
+        if bad:
+            print(f"     again: accuracy.py {' '.join(args.itself)} --random 1 --seed {seed}", flush=True)
+
+
 class Report:
     def __init__(self, verbose):
         self.verbose, self.start = verbose, time.time()
@@ -358,6 +385,7 @@ def parse():
     p.add_argument("--scores", type=score_kind, nargs="+", default=[1.0, 10.0, "outliers"], help="standard deviations, or outliers")
     p.add_argument("--scales", type=float, nargs="+", default=[1.0], help="the op's scale argument; scores keep their deviation")
     p.add_argument("--pooled", action="store_true", help="pooled over seeds instead of case by case")
+    p.add_argument("--random", type=int, metavar="COUNT", default=0, help="so many random cases instead, of the seeds from --seed on")
     p.add_argument("--quick", action="store_true", help="a part of the sweep that still has every value of every parameter, and some pooled checks")
     p.add_argument("--smoke", action="store_true", help="a handful of small cases")
     p.add_argument("--judge-sdpa", action="store_true", help="put SDPA's math in flarec's place: how sharp is the rule? (not N = 0)")
@@ -367,6 +395,8 @@ def parse():
     if args.simulate and args.quick:
         args.tokens, args.scores = [0, 1, 65, 333], [1.0, "outliers"]
     # On a GPU SDPA's float32 is three products of TF32 on tensor cores, on a CPU it is float32, about half as wrong.
+    args.itself = [f"--simulate {args.simulate}"] if args.simulate else [f"--device {args.device}"]
+    args.itself += ["--dtypes", *args.dtypes]
     args.yardstick = {"bf16": 1.0, "fp16": 1.0, "fp32": 2.0 if args.simulate else 1.0}
     return args
 
@@ -394,6 +424,9 @@ def main():
             ops = Halves(ops)
     torch.backends.cuda.matmul.allow_tf32 = False
     report = Report(verbose=not args.only_failures)
+    if args.random:
+        check_random(ops, args, report)
+        return report.close()
     if not args.pooled:
         def check(note, yardstick, *values, scale=None, **options):
             def make(seed):

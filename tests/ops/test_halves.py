@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """encode, decode, merge and the two stages of a mixer's backward pass, against the dense formulas in float64."""
 
+import itertools
 import os
 import unittest
 
@@ -11,7 +12,7 @@ from flarec_test import dense_decode, dense_encode, tokens
 
 ops = flarec_test.load()
 DEVICE = os.environ.get("FLAREC_TEST_DEVICE", "cpu")
-TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 3e-5, torch.float64: 1e-12}
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 3e-5, torch.float64: 1e-12}
 
 
 def inputs(b=2, h=3, m=16, n=33, d=8, dtype=torch.float32, shared=True, seed=0):
@@ -54,7 +55,7 @@ class TestCase(unittest.TestCase):
 
 class Halves(TestCase):
     def test_encode(self):
-        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             for shared in (True, False):
                 for use in ((True, True), (True, False), (False, True)):
                     with self.subTest(dtype=dtype, shared=shared, use=use):
@@ -62,7 +63,7 @@ class Halves(TestCase):
                         self.assertHalf(ops.encode, dense_encode, (q, k, v), use=use)
 
     def test_decode(self):
-        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             for shared in (True, False):
                 for use in ((True, True), (True, False), (False, True)):
                     with self.subTest(dtype=dtype, shared=shared, use=use):
@@ -299,6 +300,10 @@ class Sharded(TestCase):
         ys, lses = zip(*(ops.decode(a, q, z, scale) for a in ks))
         dzs, deltas = zip(*(ops.mixer_backward_latents(g, q, a, y, l, scale) for g, a, y, l in zip(grads, ks, ys, lses)))
         dz = torch.stack(dzs).sum(0)
+        _, z_whole, lse_whole, lse_decode_whole = ops.mixer_forward(q, k, v, scale)
+        self.assertClose(z, z_whole, "z", dtype=dtype)
+        self.assertClose(lse, lse_whole, "lse_encode", dtype=dtype)
+        self.assertClose(torch.cat(lses, 2), lse_decode_whole, "lse_decode", dtype=dtype)
         parts = [ops.mixer_backward_joint(g, q, a, b, z, dz, lse, l, t, scale) for g, a, b, l, t in zip(grads, ks, vs, lses, deltas)]
         dq, dk, dv = torch.stack([p[0] for p in parts]).sum(0), torch.cat([p[1] for p in parts], 2), torch.cat([p[2] for p in parts], 2)
         self.assertEqual((dz.dtype, dq.dtype, dk.dtype), (z.dtype, z.dtype, dtype))
@@ -369,6 +374,34 @@ class Messages(TestCase):
         self.check(r"k has dtype BFloat16 but q has Float; all must have the same: convert with q.to\(k.dtype\), or call it under torch.autocast", ops.encode, q, k.bfloat16(), v.bfloat16())
         self.check("k has dtype Float but q has Double", ops.decode, k, q.double(), z)
         self.check(r"z has dtype BFloat16; expected Float \(float32\), as the ops return it: convert with z.to\(torch.float32\)", ops.decode, k, q, z.bfloat16())
+
+    def test_each_tensor_of_each_op_is_looked_at(self):
+        q, k, v, z = inputs()
+        y, per_token = ops.decode(k, q, z)
+        per_latent = z[..., 0]
+        calls = {
+            "mixer": (q, k, v),
+            "mixer_forward": (q, k, v),
+            "mixer_backward": (y, q, k, v, y, z, per_latent, per_token),
+            "encode": (q, k, v),
+            "encode_backward": (z, per_latent, q, k, v, z, per_latent),
+            "decode": (k, q, z),
+            "decode_backward": (y, per_token, k, q, z, y, per_token),
+            "merge": (torch.stack([z, z]), torch.stack([per_latent, per_latent])),
+            "mixer_backward_latents": (y, q, k, y, per_token),
+            "mixer_backward_joint": (y, q, k, v, z, z, per_latent, per_token, per_token),
+        }
+        changes = (
+            (lambda t: t.to("meta"), "is on .*; move all tensors to one device"),
+            (lambda t: t.int(), r"has (dtype )?Int.*convert with .*\.to\("),
+            (lambda t: t[None, None], r"expected \["),
+            (lambda t: t[..., 1:], r"must (have|be) the same|expected \["),
+        )
+        for name, given in calls.items():
+            getattr(ops, name)(*given)
+            for i, (change, says) in itertools.product(range(len(given)), changes):
+                with self.subTest(op=name, argument=i, says=says):
+                    self.check(f"flarec: .*{says}", getattr(ops, name), *given[:i], change(given[i]), *given[i + 1 :])
 
     def test_shapes(self):
         q, k, v, z = inputs()

@@ -59,6 +59,33 @@ class Train(unittest.TestCase):
         self.assertNotEqual(a, b)
         np.testing.assert_allclose(a, b, rtol=1e-3)
 
+    def test_dtypes(self):
+        """Under autocast flarec and SDPA see the same rounded numbers, and float32 is not far."""
+        run = lambda dtype, attention: self.losses("--data", "synthetic", "--epochs", "2", "--lr", "3e-3", "--dtype", dtype, "--attention", attention)
+        exact, _ = run("fp32", "flarec")
+        for dtype, tolerance in (("bf16", 5e-2), ("fp16", 1e-2)):
+            with self.subTest(dtype=dtype):
+                mine, output = run(dtype, "flarec")
+                theirs, _ = run(dtype, "sdpa")
+                self.assertNotEqual(mine, exact)
+                np.testing.assert_allclose(mine[:20], exact[:20], rtol=tolerance)
+                np.testing.assert_allclose(mine[:20], theirs[:20], rtol=tolerance)
+                self.assertLess(np.mean(mine[-20:]), 0.8 * np.mean(mine[:20]))
+                self.assertIn(f"attention flarec in {dtype} on cpu", output)
+                self.assertEqual("loss scale ends at" in output, dtype == "fp16")
+
+    def test_steps_that_overflow_float16_are_skipped(self):
+        """A field ten thousand times as small as the others has relative errors whose gradients, 65536 times as large, float16 does not hold."""
+        write_fields(self.folder)
+        y = np.load(self.folder / "train_8_y.npy")
+        y[0] *= 1e-4
+        np.save(self.folder / "train_8_y.npy", y)
+        losses, output = self.losses("--data", str(self.folder), "--epochs", "4", "--batch", "1", "--dtype", "fp16")
+        self.assertTrue(np.isfinite(losses).all())
+        match = re.search(r"(\d+) steps skipped, their gradients overflowed float16; the loss scale ends at (\d+)", output)
+        self.assertGreaterEqual(int(match[1]), 4)
+        self.assertEqual(int(match[2]) * 2 ** int(match[1]), 65536)
+
     def test_a_seed_repeats_and_another_differs(self):
         write_fields(self.folder)
         run = lambda seed: self.losses("--data", str(self.folder), "--epochs", "2", "--seed", seed)[0]
@@ -82,7 +109,7 @@ class Train(unittest.TestCase):
     def test_help_has_examples(self):
         run = train("--help")
         self.assertEqual(run.returncode, 0)
-        for word in ("Examples:", "--attention", "--data synthetic", "--losses", "--epochs"):
+        for word in ("Examples:", "--attention", "--dtype", "gradient scaler", "--data synthetic", "--losses", "--epochs"):
             self.assertIn(word, run.stdout)
 
 
@@ -152,6 +179,7 @@ class Errors(unittest.TestCase):
         self.check(2, "48 channels cannot be shared out to 7 heads", "--data", "synthetic", "--channels", "48", "--heads", "7")
         self.check(2, "'tpu9' is no device; allowed are cpu, cuda", "--data", "synthetic", "--device", "tpu9")
         self.check(2, "--attention", "--data", "synthetic", "--attention", "flash")
+        self.check(2, "--dtype: .*fp64.*fp16.*fp32", "--data", "synthetic", "--dtype", "fp64")
         self.check(2, "--epochs", "--data", "synthetic", "--epochs", "0")
         self.check(2, "--lr", "--data", "synthetic", "--lr", "fast")
         for option, most in (("--heads", 1 << 24), ("--latents", 1 << 24), ("--batch", 1 << 24), ("--threads", 1024)):

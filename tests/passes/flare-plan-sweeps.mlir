@@ -1,7 +1,7 @@
 // RUN: flare-opt %s --flare-plan-sweeps | FileCheck %s
 // RUN: flare-opt %s --flare-plan-sweeps=joint-limit=31 | FileCheck %s --check-prefix=SPLIT
-// RUN: flare-opt %s --flare-plan-sweeps=row-limit=23 | FileCheck %s --check-prefix=ROWS
-// RUN: flare-opt %s --flare-plan-sweeps="target=host row-limit=23" | FileCheck %s --check-prefix=HOST
+// RUN: flare-opt %s --flare-plan-sweeps=row-limit=24 | FileCheck %s --check-prefix=ROWS
+// RUN: flare-opt %s --flare-plan-sweeps="target=host row-limit=24" | FileCheck %s --check-prefix=HOST
 
 !nd = !flare.tensor<n, d=8, bf16>
 !md = !flare.tensor<m=4, d=8, bf16>

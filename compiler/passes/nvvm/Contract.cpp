@@ -31,10 +31,16 @@ Registers KernelLowering::mma16(Type half, ArrayRef<Value> a, ArrayRef<Value> bs
   return structElements(intrinsic(name, f32x4(), args), 4);
 }
 
-std::pair<Value, Value> KernelLowering::splitTf32(Value x) {
+std::pair<Value, Value> KernelLowering::splitTf32(Value x, bool here) {
   auto &known = tf32[x];
   if (!known.first) {
-    known.first = intrinsic("llvm.nvvm.f2tf32.rna", i32(), x);
+    if (here) // as far as LLVM knows it does something, so that it stays in its loop
+      known.first = LLVM::InlineAsmOp::create(b, loc, i32(), x, "cvt.rna.tf32.f32 $0, $1;", "=r,f", /*has_side_effects=*/true, false,
+                                              LLVM::tailcallkind::TailCallKind::None, LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT),
+                                              ArrayAttr())
+                        .getResult(0);
+    else
+      known.first = intrinsic("llvm.nvvm.f2tf32.rna", i32(), x);
     // The hardware would cut the rest's last bits off; rounding them halves the error and takes its bias away.
     if (!singleTf32)
       known.second = intrinsic("llvm.nvvm.f2tf32.rna", i32(), Value(arith::SubFOp::create(b, loc, x, bitcast(f32(), known.first))));
@@ -42,10 +48,10 @@ std::pair<Value, Value> KernelLowering::splitTf32(Value x) {
   return known;
 }
 
-Registers KernelLowering::mmaTf32(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc) {
+Registers KernelLowering::mmaTf32(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc, bool here) {
   SmallVector<Value> ah, al, bh, bl;
   for (Value v : a) {
-    auto [h, l] = splitTf32(v);
+    auto [h, l] = splitTf32(v, here);
     ah.push_back(h);
     al.push_back(l);
   }
@@ -121,31 +127,43 @@ void KernelLowering::emit(tile::ContractOp op) {
 void KernelLowering::scores(tile::ContractOp op) {
   Type element = tileType(op.getA().front()).getElement();
   int units = int(tileType(op.getA().front()).getD() / 8);
-  Registers result(8);
   Value zero = cf(0);
-  for (int half = 0; half < 2; ++half) { // columns 0-7 and 8-15
-    Registers acc(4, zero);
-    if (op.getAcc())
-      for (int i = 0; i < 4; ++i)
-        acc[i] = tiles[op.getAcc()][4 * half + i];
-    SmallVector<std::pair<SmallVector<Value>, Value>> slots; // 16 bit: a unit's A registers and B register
+  Registers result(8, zero); // columns 0-7 and 8-15, four each
+  if (op.getAcc())
+    result = tiles[op.getAcc()];
+  if (!isHalf(element)) {
+    // Unit by unit, so that of few operands both TF32 parts are there at a time. Rows of many channels are split again for each block: their parts, kept
+    // for all blocks, would take twice the registers.
     for (auto [av, bv] : llvm::zip(op.getA(), op.getB())) {
       const Registers a = tiles[av], w = tiles[bv];
-      for (int u = 0; u < units; ++u) {
-        if (isHalf(element)) {
-          if (!isZero(w[u + units * half]) && !isZero(a[2 * u]))
-            slots.push_back({{a[2 * u], a[2 * u + 1]}, w[u + units * half]});
-        } else if (!isZero(w[2 * u + 2 * units * half]) && !isZero(a[4 * u])) {
+      for (int u = 0; u < units; ++u)
+        for (int half = 0; half < 2; ++half) {
+          if (isZero(w[2 * u + 2 * units * half]) || isZero(a[4 * u]))
+            continue;
           auto at = [&](int d1, int r8) { return a[d1 + 2 * r8 + 4 * u]; };
           SmallVector<Value> left{at(0, 0), at(0, 1), at(1, 0), at(1, 1)}, right{w[2 * u + 2 * units * half], w[1 + 2 * u + 2 * units * half]};
+          MutableArrayRef<Value> acc = MutableArrayRef(result).slice(4 * half, 4);
+          bool here = units > 4;
           if (u == 0) {
-            acc = mmaTf32(left, right, acc);
+            llvm::copy(mmaTf32(left, right, acc, here), acc.begin());
           } else { // rounding additions between units, as for weights
-            Registers sum = mmaTf32(left, right, Registers(4, zero));
+            Registers sum = mmaTf32(left, right, Registers(4, zero), here);
             for (int i = 0; i < 4; ++i)
               acc[i] = fadd(acc[i], sum[i]);
           }
         }
+    }
+    tiles[op.getOut()] = result;
+    return;
+  }
+  for (int half = 0; half < 2; ++half) { // columns 0-7 and 8-15
+    Registers acc(result.begin() + 4 * half, result.begin() + 4 * half + 4);
+    SmallVector<std::pair<SmallVector<Value>, Value>> slots; // 16 bit: a unit's A registers and B register
+    for (auto [av, bv] : llvm::zip(op.getA(), op.getB())) {
+      const Registers a = tiles[av], w = tiles[bv];
+      for (int u = 0; u < units; ++u) {
+        if (!isZero(w[u + units * half]) && !isZero(a[2 * u]))
+          slots.push_back({{a[2 * u], a[2 * u + 1]}, w[u + units * half]});
       }
     }
     for (size_t i = 0; i < slots.size(); i += 2) {

@@ -152,11 +152,11 @@ struct KernelLowering : Emit {
   Type f32x4() { return LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(4, f32())); }
   /// acc + A·B; A: 4 registers (K = 16) or 2 (K = 8), B: 2 or 1.
   Registers mma16(Type half, ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc);
-  /// The TF32 part of an f32 and what it leaves.
-  std::pair<Value, Value> splitTf32(Value x);
+  /// The TF32 part of an f32 and what it leaves; `here`: computed at this place, not before a loop.
+  std::pair<Value, Value> splitTf32(Value x, bool here = false);
   DenseMap<Value, std::pair<Value, Value>> tf32;
   /// acc + A·B in f32 as three TF32 products (a·b ≈ ah·bh + ah·bl + al·bh), or one, K = 8: A 4 registers, B 2.
-  Registers mmaTf32(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc);
+  Registers mmaTf32(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRef<Value> acc, bool here = false);
   void emit(tile::ContractOp op);
   /// Contraction over channels: the addends' units of 8 channels fill the K of as few instructions as possible.
   void scores(tile::ContractOp op);

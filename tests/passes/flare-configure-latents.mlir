@@ -1,0 +1,51 @@
+// RUN: flare-opt %s --flare-differentiate --flare-expand --flare-to-base-2 --flare-simplify --flare-plan-sweeps --flare-share-exponentials=wide=false \
+// RUN:   --flare-configure | FileCheck %s
+// Who holds many latents, and dq.
+
+// One worker holds 64 latents of 8 channels, for all sweeps; dq lies beside dk and dv.
+// CHECK-LABEL: func.func @few_forward
+// CHECK: rows = m, tile = {{[0-9]+}}, heads = 8, row_groups = 1, workers = 1, worker_rows = 64,
+// CHECK-LABEL: func.func @few_backward
+// CHECK: rows = m, tile = {{[0-9]+}}, heads = 8, row_groups = 1, workers = 1, worker_rows = 64,
+// CHECK: rows = n, {{.*}}, unroll = 0, {{.*}} park = "shared"{{.*}} -> !flare.tensor<m=64, d=8, f32>, !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16>
+func.func @few(%q: !flare.tensor<m=64, d=8, bf16>, %k: !flare.tensor<n, d=8, bf16>, %v: !flare.tensor<n, d=8, bf16>, %scale: f32) -> !flare.tensor<n, d=8, bf16> {
+  %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !flare.tensor<m=64, d=8, bf16>, !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16> -> !flare.tensor<m=64, d=8, f32>, !flare.tensor<m=64, f32>
+  %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !flare.tensor<n, d=8, bf16>, !flare.tensor<m=64, d=8, bf16>, !flare.tensor<m=64, d=8, f32> -> !flare.tensor<n, d=8, bf16>, !flare.tensor<n, f32>
+  return %y : !flare.tensor<n, d=8, bf16>
+}
+
+// Registers hold 96: 512 are shared out over three warps of two blocks. 512 · 8 numbers of dq don't fit beside dk and dv: a sweep of its own, with latents for rows.
+// CHECK-LABEL: func.func @many_forward
+// CHECK: rows = m, {{.*}} row_groups = 2, workers = 3, worker_rows = 96,
+// CHECK-LABEL: func.func @many_backward
+// CHECK: rows = m, {{.*}} row_groups = 2, workers = 3, worker_rows = 96,
+// CHECK: rows = n, {{.*}}, unroll = 1, {{.*}} park = "shared"{{.*}} -> !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16>
+// CHECK: rows = m, {{.*}} row_groups = 2, workers = 4, worker_rows = 64, {{.*}} -> !flare.tensor<m=512, d=8, f32>
+func.func @many(%q: !flare.tensor<m=512, d=8, bf16>, %k: !flare.tensor<n, d=8, bf16>, %v: !flare.tensor<n, d=8, bf16>, %scale: f32) -> !flare.tensor<n, d=8, bf16> {
+  %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !flare.tensor<m=512, d=8, bf16>, !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16> -> !flare.tensor<m=512, d=8, f32>, !flare.tensor<m=512, f32>
+  %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !flare.tensor<n, d=8, bf16>, !flare.tensor<m=512, d=8, bf16>, !flare.tensor<m=512, d=8, f32> -> !flare.tensor<n, d=8, bf16>, !flare.tensor<n, f32>
+  return %y : !flare.tensor<n, d=8, bf16>
+}
+
+// Nor does a multiprocessor hold 4096 as columns: their operands are made again for each block of them.
+// CHECK-LABEL: func.func @most_backward
+// CHECK: rows = m, {{.*}} row_groups = 15, workers = 3, worker_rows = 96,
+// CHECK: rows = n, {{.*}} park = "none"
+// CHECK: rows = m, {{.*}} row_groups = 16, workers = 4, worker_rows = 64,
+func.func @most(%q: !flare.tensor<m=4096, d=8, bf16>, %k: !flare.tensor<n, d=8, bf16>, %v: !flare.tensor<n, d=8, bf16>, %scale: f32) -> !flare.tensor<n, d=8, bf16> {
+  %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !flare.tensor<m=4096, d=8, bf16>, !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16> -> !flare.tensor<m=4096, d=8, f32>, !flare.tensor<m=4096, f32>
+  %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !flare.tensor<n, d=8, bf16>, !flare.tensor<m=4096, d=8, bf16>, !flare.tensor<m=4096, d=8, f32> -> !flare.tensor<n, d=8, bf16>, !flare.tensor<n, f32>
+  return %y : !flare.tensor<n, d=8, bf16>
+}
+
+// 128 channels of 16 latents fill a worker's registers; dk and dv of 16 tokens fill them too, so each has a sweep.
+// CHECK-LABEL: func.func @wide_backward
+// CHECK: rows = m, {{.*}} row_groups = 2, workers = 4, worker_rows = 16,
+// CHECK: rows = n, {{.*}} worker_rows = 16, {{.*}} -> !flare.tensor<n, d=128, bf16> {
+// CHECK: rows = n, {{.*}} worker_rows = 16, {{.*}} -> !flare.tensor<n, d=128, bf16> {
+// CHECK: rows = m, {{.*}} row_groups = 2, workers = 4, worker_rows = 16, {{.*}} -> !flare.tensor<m=100, d=128, f32> {
+func.func @wide(%q: !flare.tensor<m=100, d=128, bf16>, %k: !flare.tensor<n, d=128, bf16>, %v: !flare.tensor<n, d=128, bf16>, %scale: f32) -> !flare.tensor<n, d=128, bf16> {
+  %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !flare.tensor<m=100, d=128, bf16>, !flare.tensor<n, d=128, bf16>, !flare.tensor<n, d=128, bf16> -> !flare.tensor<m=100, d=128, f32>, !flare.tensor<m=100, f32>
+  %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !flare.tensor<n, d=128, bf16>, !flare.tensor<m=100, d=128, bf16>, !flare.tensor<m=100, d=128, f32> -> !flare.tensor<n, d=128, bf16>, !flare.tensor<n, f32>
+  return %y : !flare.tensor<n, d=128, bf16>
+}
