@@ -252,7 +252,11 @@ std::string autotune::configurationText(
     const std::map<std::string, TunedFunction> &functions, bool withBackward) {
   std::string text;
   for (auto &[name, function] : functions) {
-    if (!withBackward && name != "mixer_forward")
+    // Functions that are the heuristic's are left out: the same kernels then
+    // have the same key.
+    bool tuned = std::any_of(function.sweeps.begin(), function.sweeps.end(),
+                             [](const Configuration &c) { return !c.empty(); });
+    if (!tuned || (!withBackward && name != "mixer_forward"))
       continue;
     std::string sweeps;
     for (const Configuration &configuration : function.sweeps)

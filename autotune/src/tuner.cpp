@@ -686,14 +686,16 @@ private:
       TunedFunction function;
       function.before = 1e3 * median(before);
       function.milliseconds = 1e3 * median(now);
-      bool better = function.milliseconds < function.before;
+      bool better = function.milliseconds < function.before &&
+                    std::any_of(result.sweeps.begin(), result.sweeps.end(), [&](const SweepResult &sweep) { return sweep.facts.function == name && sweep.chosen; });
       if (!better)
         function.milliseconds = function.before;
       for (SweepResult &sweep : result.sweeps)
         if (sweep.facts.function == name) {
           if (!better)
             sweep.chosen = 0;
-          function.sweeps.push_back(sweep.candidates[sweep.chosen].configuration);
+          // Where nothing was better a later heuristic may be: its choice is not written down.
+          function.sweeps.push_back(sweep.chosen ? sweep.candidates[sweep.chosen].configuration : Configuration());
         }
       result.entry.functions[name] = std::move(function);
     }

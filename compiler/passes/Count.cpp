@@ -78,7 +78,15 @@ struct Counter {
         })
         .Case([&](tile::Exp2Op e) { add(Work::Exponential, elements(e.getOut().getType())); })
         .Case<tile::Log2Op, tile::RcpOp>([&](auto e) { add(Work::Special, elements(e.getOut().getType())); })
-        .Case<tile::AddOp, tile::SubOp, tile::MulOp, tile::MaxOp, tile::NegOp, tile::ScaleOp, tile::MaskOp>(
+        .Case<tile::AddOp, tile::SubOp>([&](auto e) {
+          // Arithmetic may contract: with a product that nobody else reads it is one instruction.
+          bool fused = llvm::any_of(e->getOperands(), [](Value v) {
+            return v.hasOneUse() && isa_and_nonnull<tile::MulOp, tile::ScaleOp>(v.getDefiningOp());
+          });
+          if (!fused)
+            add(Work::Elementwise, elements(e->getResult(0).getType()));
+        })
+        .Case<tile::MulOp, tile::MaxOp, tile::NegOp, tile::ScaleOp, tile::MaskOp>(
             [&](auto e) { add(Work::Elementwise, elements(e->getResult(0).getType())); })
         .Case([&](tile::ReduceOp r) { add(Work::Elementwise, elements(r.getX().getType())); })
         .Case([&](tile::CastOp c) {

@@ -9,9 +9,13 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import artefact
 
 FLAREC = os.environ["FLAREC"]
 SHAPE = ["--head-dim", "8", "--latents", "16", "--dtype", "fp32", "--tokens", "2000", "--target", "host"]
@@ -65,10 +69,13 @@ class Measuring(Tune):
             name + " = [" + ", ".join("{" + ", ".join(f"{k} = {json.dumps(v)}" for k, v in sweep.items()) + "}" for sweep in function["sweeps"]) + "]"
             for name, function in entry["functions"].items()) + "}"
         (self.directory / "config").write_text(text + "\n")
-        compiled = self.run_flarec("compile", *SHAPE[:6], "--target", "host", "--grad", "--emit", "sweeps", "--config", f"@{self.directory}/config").stdout
-        for function in entry["functions"].values():
-            for sweep in function["sweeps"]:
-                self.assertIn(f"tile = {sweep['tile']}, heads = {sweep['heads']}, row_groups = {sweep['row_groups']}", compiled)
+        self.run_flarec("compile", *SHAPE[:6], "--target", "host", "--grad", "--config", f"@{self.directory}/config", "-o", f"{self.directory}/m.flare")
+        manifest, _ = artefact.read_artefact((self.directory / "m.flare").read_bytes())
+        for function in manifest["functions"]:
+            tuned = entry["functions"][function["name"]]["sweeps"]
+            fields = ("tile", "heads", "row_groups", "blocks")
+            for got, wanted in zip(function["sweeps"], tuned, strict=True):  # {}: the heuristic's was the fastest
+                self.assertEqual({f: got[f] for f in fields if f in wanted}, {f: wanted[f] for f in fields if f in wanted})
 
         listed = self.run_flarec("tune", "--list").stdout
         self.assertIn("H 8, D 8, M 16, N 2,000, f32", listed)
@@ -145,7 +152,8 @@ class Words(Tune):
             lines = sweep.strip().splitlines()
             self.assertTrue(lines[0].endswith("as the heuristic has it"), lines[0])
             times = [float(line.split()[0]) for line in lines]
-            self.assertEqual(times[1:], sorted(times[1:]), "in the model's order, one of each structure")
+            self.assertEqual(min(times[1:]), times[1], "the model's favourite first")
+            self.assertLess(max(times[1:]), 1.31 * times[1], "what is expected to be far slower comes last")
             self.assertEqual(len(set(lines)), 9)
         self.assertFalse((self.directory / "tables").exists())
 

@@ -368,7 +368,8 @@ class Configuration(Case):
         self.refused(*base, "{mixer_forward = [{colour = 3}, {}]}", says=["sweep 0 of 'mixer_forward'", "no field 'colour'; there are rows, tile, heads"])
         self.refused(*base, "{mixer_forward = [{tile = 7}, {}]}", says=["sweep 0 of 'mixer_forward'", "tile = 7 must be a positive multiple of 16"])
         self.refused(*base, "{mixer_forward = [{heads = \"two\"}, {}]}", says="sweep 0 of 'mixer_forward'")
-        self.refused(*base, "{mixer_forward = [{rows = \"n\"}, {}]}", says="cannot be run as configured")
+        self.refused(*base, "{mixer_forward = [{rows = \"n\"}, {}]}", says="makes no configuration: tile = 64 must be workers")
+        self.refused(*base, "{mixer_forward = [{stages = 1}, {}]}", says=["cannot be run as configured", "use 2 to 16"])
         self.refused(*base, "{mixer_forward = [{", says="cannot read the configuration")
 
     def test_what_does_not_fit_is_refused(self):

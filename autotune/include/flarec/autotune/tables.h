@@ -54,7 +54,7 @@ std::pair<int64_t, int64_t> tokenRange(int64_t tokens);
 
 /// One function's sweeps, in order.
 struct TunedFunction {
-  std::vector<Configuration> sweeps;
+  std::vector<Configuration> sweeps; ///< empty ones: the heuristic's
   double milliseconds = 0; ///< with these
   double before = 0;       ///< with the heuristic's, measured beside it
 
@@ -114,7 +114,8 @@ private:
 /// and the distance in work. 0: none. For Database::find.
 double expectedLoss(const Entry &entry, const Shape &shape);
 
-/// The request's `config` (docs/artefact.md, section 4) of an entry's functions.
+/// The request's `config` (docs/artefact.md, section 4) of an entry's functions;
+/// empty where all are the heuristic's.
 std::string configurationText(const std::map<std::string, TunedFunction> &functions,
                               bool withBackward = true);
 std::string configurationText(const Configuration &configuration);
