@@ -196,7 +196,7 @@ INSTANTIATE_TEST_SUITE_P(
         Fault{"\"size\":9", "\"size\":18446744073709551615", "code[0].size"},
         Fault{"\"rows\":128", "\"rows\":0", "tensors[0].rows"},
         Fault{"\"rows\":-1", "\"rows\":7", "tensors[1].rows"},
-        Fault{"\"type\":\"bf16\"", "\"type\":\"i8\"", "none of f32, bf16, f16"},
+        Fault{"\"type\":\"bf16\"", "\"type\":\"f64\"", "none of f32, bf16, f16"},
         Fault{"\"role\":\"input\"", "\"role\":\"result\"", "inputs come first"},
         Fault{"\"sweep\":0", "\"sweep\":1",
               "z_partial belongs to sweep 1 of 1"},
