@@ -104,7 +104,7 @@ class Tuned(unittest.TestCase):
         self.assertEqual(len(re.findall(r"table\.json are not used: it is no table", said)), 1)
 
     def test_a_configuration_that_cannot_be_run_is_reported_and_not_used(self):
-        for sweeps, why in (([{"tile": 7}, {}], "multiple of 16"), ([{"colour": 3}, {}], "no field 'colour'"), ([{}], "for 1 sweeps")):
+        for sweeps, why in (([{"tile": 7}, {}], "multiple of 16"), ([{"colour": 3}, {}], "no field 'colour'"), ([{"blocks": 7}], "for 1 sweeps")):
             self.write(sweeps)
             manifests, said = self.call("300,301")
             self.assertEqual(said.count("is not used"), 1, said)
