@@ -1,4 +1,5 @@
 // tile-to-nvvm: one lane's program. This file has the pass, a kernel's prologue and which part lowers what; the parts are in nvvm/.
+#include "passes/KeepToRange.h"
 #include "passes/Manifest.h"
 #include "passes/Passes.h"
 #include "passes/nvvm/KernelLowering.h"
@@ -65,22 +66,10 @@ void KernelLowering::identify() {
   head = min(h, add(heads, -1));
 }
 
-// Whatever the range says, nothing outside of the N rows is read or written.
 void KernelLowering::keepToRange() {
-  Value p = offset(range->pointer, mul(mul(batch, range->strideB), 4));
-  auto bound = [&](int64_t i, Value least) {
-    Value given = arith::ExtSIOp::create(b, loc, b.getI64Type(), load(i32(), offset(p, 4 * i), 4));
-    return max(min(given, tokens), least);
-  };
-  Value first = bound(0, c64(0)), end = bound(1, first);
-  for (Value a : program.getRegion().getArguments())
-    if (auto it = tensors.find(a); it != tensors.end() && it->second.type.getTokens()) {
-      Tensor &t = it->second;
-      t.pointer = offset(t.pointer, mul(mul(first, t.strideRow), bytesOf(t.type.getElement())));
-    }
+  Value first = lowering::keepToRange(*this, *range);
   if (mask) // what isThere reads where it need not ask: the first row of all
     maskRow = offset(mask->pointer, mul(first, mask->strideRow));
-  tokens = sub(end, first);
 }
 
 Value KernelLowering::isThere(Value n, Value valid) {

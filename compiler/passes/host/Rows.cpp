@@ -1,5 +1,6 @@
 // A block of 16 rows, one in each lane: how it comes from memory and goes back, and every op on it. Outside pairs any index may be the one across
 // lanes. Merges are nothing else, so they are here too.
+#include "passes/KeepToRange.h"
 #include "passes/host/KernelLowering.h"
 #include "llvm/ADT/TypeSwitch.h"
 
@@ -35,21 +36,7 @@ int64_t KernelLowering::mergeBlocks(tile::KernelOp kernel) {
 
 //===-- 16 rows between memory and registers -------------------------------//
 
-/// Makes the batch's range of the tokens all there is. Whatever it says, nothing outside of the N rows is read or written.
-void KernelLowering::keepToRange(const Tensor &range) {
-  Value p = offset(range.pointer, mul(mul(batch, range.strideB), 4));
-  auto bound = [&](int64_t i, Value least) {
-    Value given = arith::ExtSIOp::create(b, loc, i64(), load(b.getI32Type(), offset(p, 4 * i), 4));
-    return max(min(given, tokens), least);
-  };
-  Value first = bound(0, c64(0)), end = bound(1, first);
-  for (Value a : program.getRegion().getArguments())
-    if (auto it = tensors.find(a); it != tensors.end() && it->second.type.getTokens()) {
-      Tensor &t = it->second;
-      t.pointer = offset(t.pointer, mul(mul(first, t.strideRow), bytesOf(t.type.getElement())));
-    }
-  tokens = sub(end, first);
-}
+void KernelLowering::keepToRange(const Tensor &range) { lowering::keepToRange(*this, range); }
 
 /// Rows of this batch and head from row `first` on.
 Rows KernelLowering::rowsOf(const Tensor &t, Value first) {
