@@ -28,8 +28,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import artefact
 
-SIZE = {"bf16": 2, "f16": 2, "f32": 4}
-
 
 class Clock:
     """The SM clock, sampled while something runs."""
@@ -55,7 +53,7 @@ class Clock:
         return statistics.median(self.samples) / 1e3 if self.samples else float("nan")
 
 
-def values(tensor, count, rng):
+def values(tensor, count):
     """Bytes of random numbers N(0, 1); log-sum-exps are what N(0, 1) tokens have on average."""
     x = cupy.random.standard_normal(min(count, 1 << 24), dtype=cupy.float32)
     if tensor["name"].startswith("lse"):
@@ -100,7 +98,7 @@ class Program:
                 count = math.prod(shape)
                 name = t["name"] if t["role"] != "workspace" else function["name"] + t["name"]
                 if name not in memory or memory[name].size < count:
-                    memory[name] = values(t, count, None)
+                    memory[name] = values(t, count)
                 slots += [np.uint64(memory[name].data.ptr), *map(np.uint64, strides)]
             slots += [*map(np.uint64, sizes), *map(np.uint64, artefact.splits(function, sizes))]
             slots += [np.float32(1) for _ in function["scalars"]]
@@ -119,7 +117,7 @@ def main():
     p.add_argument("--compiler", default=str(ROOT / "build/lib/libflarec_compiler.so"))
     p.add_argument("--target", default="sm_90a")
     p.add_argument("--shapes", nargs="+", default=["8,8,128,1048576"], help="H,D,M,N")
-    p.add_argument("--dtype", default="bf16", choices=SIZE)
+    p.add_argument("--dtype", default="bf16", choices=["bf16", "f16", "f32"])
     p.add_argument("--vary", nargs="+", default=[""], help="changes to the heuristic's configurations, side by side: sweep:field=value,…")
     p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--only", default="", help="kernels whose symbol matches this")

@@ -58,8 +58,6 @@ Type halfOf(flare::SweepOp sweep, bool host);
 /// the range of f32, an error of 2^-17, three products where f16 would be one. For bf16 tokens one addend is mostly enough.
 inline Type splitType(Type half) { return half && half.isF16() ? Type(BFloat16Type::get(half.getContext())) : half; }
 
-/// Weights 2^(x - reference) in f16 keep all their bits in 2^-14 … 2^16. Fast: |x| ≤ 14.9 and a reference of -1.
-
 /// The safe body's reference of a row, in base 2: the largest score so far and `above`, set where a score exceeds it by more than `room`. Between two such times
 /// nothing is exchanged between lanes and nothing rescaled. In bf16 weights are as exact at any size; f16's have all their bits down to 2^-21 of the
 /// largest (SDPA's: 2^-14). Where weights are not rounded to 16 bits the reference is the running maximum itself.
@@ -73,7 +71,7 @@ SafeReference safeReference(Operation *attend, Type half);
 struct FastAttention {
   double limit, reference;
 };
-/// bf16 has f32's exponents: 2^-126 … 2^127. Above the reference there is as much room for sums and values as `limit` leaves (2^60 of 2^127), below it
+/// f16's weights 2^(x - reference) keep all their bits in 2^-14 … 2^16: |x| ≤ 14.9 and a reference of -1. bf16 has f32's exponents: 2^-126 … 2^127. Above the reference there is as much room for sums and values as `limit` leaves (2^60 of 2^127), below it
 /// everything to the smallest exponent but 10: |x| ≤ 88 for a limit of 60.
 FastAttention fastAttention(Operation *attend, Type half, double limit);
 /// The joint sweep's factors 2^-lse have no sums to leave room for.
