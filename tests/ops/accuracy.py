@@ -188,7 +188,7 @@ def run_sdpa(case, math_only=False):
             with sdpa_kernel(backend):
                 z = sdpa(batched, *tokens, scale=abs(case.scale))[..., : case.d]
                 y = sdpa(tokens[0], batched, torch.nn.functional.pad(z, (0, padding)), scale=abs(case.scale))[..., : case.d]
-                y.backward(case.grad.contiguous())
+                y.backward(case.grad.clone(memory_format=torch.contiguous_format))  # aligned, too
         except RuntimeError as refused:
             error = refused
             continue
