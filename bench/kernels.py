@@ -72,15 +72,14 @@ class Program:
         request = {"mixer": mixer, "target": target, "config": ""}
         with tempfile.TemporaryDirectory() as folder:
             self.manifest, blobs = artefact.compile_ptx(compiler, artefact.varied(compiler, request, config.split(), folder) if config else request)
-        self.modules = list(concurrent.futures.ThreadPoolExecutor(16).map(lambda b: cupy.RawModule(path=self.file(b)), blobs))
+        self.folder = tempfile.TemporaryDirectory()  # as long as the modules, which are loaded when they are first used
+        self.modules = list(concurrent.futures.ThreadPoolExecutor(16).map(lambda b: cupy.RawModule(path=self.file(*b)), enumerate(blobs)))
         self.config = config
 
-    @staticmethod
-    def file(blob):
-        f = tempfile.NamedTemporaryFile(suffix=".ptx", delete=False)
-        f.write(blob)
-        f.close()
-        return f.name
+    def file(self, number, blob):
+        path = pathlib.Path(self.folder.name) / f"{number}.ptx"
+        path.write_bytes(blob)
+        return str(path)
 
     def bind(self, sizes, memory):
         """Kernels with their arguments: [(function, symbol, launch)]."""

@@ -62,10 +62,21 @@ const std::vector<Knob> gpu = {
      [](Facts f, Chosen c) {
        return latentRows(c) ? numbers({rowsOf(f, c)}) : numbers({16, 32});
      }},
+    {"column_workers", Knob::Structure,
+     [](Facts, Chosen c) {
+       Values values = numbers({1});
+       for (int64_t sharers : {2, 4, 8})
+         if (!latentRows(c) && field(c, "workers") % sharers == 0)
+           values.push_back(std::to_string(sharers));
+       return values;
+     }},
     {"tile", Knob::Structure,
      [](Facts, Chosen c) {
-       return latentRows(c) ? numbers({32, 64, 128})
-                            : numbers({field(c, "workers") * field(c, "worker_rows")});
+       return latentRows(c)
+                  ? numbers({32, 64, 128})
+                  : numbers({field(c, "workers") /
+                             std::max<int64_t>(1, field(c, "column_workers", 1)) *
+                             field(c, "worker_rows")});
      }},
     {"min_blocks", Knob::Structure,
      [](Facts, Chosen) { return numbers({1, 2, 3, 4}); }},

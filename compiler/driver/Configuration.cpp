@@ -51,6 +51,9 @@ Fields flarec::fieldsOf(tile::ConfigAttr config) {
     fields.push_back({name.trim().str(), value.trim().str()});
     begin = i + 1;
   }
+  // What has its default is not printed.
+  if (llvm::none_of(fields, [](auto &f) { return f.first == "column_workers"; }))
+    fields.push_back({"column_workers", llvm::itostr(config.getColumnWorkers())});
   return fields;
 }
 

@@ -37,6 +37,13 @@ std::vector<Basis> channelUnits(int units) { return steps(Axis::d, 8, 8 * units)
 const Basis copy{};
 } // namespace
 
+int Layout::distinctLanes() const {
+  size_t bits = lanes.size();
+  while (bits && lanes[bits - 1].step == 0)
+    --bits;
+  return 1 << bits;
+}
+
 Coordinates Layout::element(int reg, int lane) const {
   Coordinates c;
   add(c, registers, reg);

@@ -46,6 +46,8 @@ public:
 
   int registerCount() const { return 1 << registers.size(); }
   int laneCount() const { return 1 << lanes.size(); }
+  /// So many lanes, the first ones, hold all there is; the others copy them.
+  int distinctLanes() const;
 
   /// The element that a register of a lane holds.
   Coordinates element(int reg, int lane) const;

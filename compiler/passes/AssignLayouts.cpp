@@ -87,6 +87,8 @@ struct Propagation {
       tie(pairs.getInits(), pairs.getResults(), pairs.getRegion(), cast<OpResult>(v).getResultNumber(), 2 + pairs.getIns().size(), l);
     else if (auto stream = dyn_cast<tile::StreamOp>(op))
       tie(stream.getInits(), stream.getResults(), stream.getRegion(), cast<OpResult>(v).getResultNumber(), 1 + stream.getTokens().size(), l);
+    else if (auto combine = dyn_cast<tile::CombineOp>(op))
+      assign(combine.getParts()[cast<OpResult>(v).getResultNumber()], l);
     else if (auto ifOp = dyn_cast<scf::IfOp>(op))
       tieIf(ifOp, cast<OpResult>(v).getResultNumber(), l);
   }
@@ -105,6 +107,8 @@ struct Propagation {
         tie(pairs.getInits(), pairs.getResults(), pairs.getRegion(), i - pairs.getIns().size(), 2 + pairs.getIns().size(), l);
     } else if (auto stream = dyn_cast<tile::StreamOp>(op)) {
       tie(stream.getInits(), stream.getResults(), stream.getRegion(), i - stream.getTokens().size(), 1 + stream.getTokens().size(), l);
+    } else if (auto combine = dyn_cast<tile::CombineOp>(op)) {
+      assign(combine.getSums()[i], l);
     } else if (isa<tile::YieldOp>(op)) {
       Operation *parent = op->getParentOp();
       if (auto pairs = dyn_cast<tile::PairsOp>(parent))

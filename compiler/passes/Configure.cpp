@@ -119,6 +119,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     GpuLimits limits = *gpuLimits(target);
     int64_t shared = limits.sharedPerMultiprocessor - 8 * 1024 + (target == "sm_80" ? 4 * 1024 : 0);
     int64_t tile = 64, heads, groups = 1, workers, workerRows, stages = 3, unroll = 0, fixed, perBlock;
+    int64_t sharers = 1; // of the columns of the same rows
     // The three classes of registers.
     int64_t warps = 8, minBlocks = 2;
     auto classify = [&](int64_t registers, int64_t few = 104) {
@@ -151,17 +152,25 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     } else {
       workerRows = d.columnState || d.weights > 1 || units > 2 ? 16 : 32;
       fixed = d.weights > 1 ? (d.half ? d.columnState ? 145 : 110 : 162) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
-      if (d.columnState)
-        fixed += latents * units * 8 / 32;
+      // Accumulators [m,d] of more than 256 · 8 elements are shared out, 128 · 8 each (schedules.md, "Large M").
+      int64_t state = d.columnState * latents * units;
+      if (state > 256)
+        while (sharers < mostSharers(latents) && state > 128 * sharers)
+          sharers *= 2;
+      fixed += state / sharers * 8 / 32;
       // Two blocks of rows share what is read and prepared for one, where registers are left.
       if (d.columnState && d.half && !d.f16 && fixed <= 180)
         workerRows = 32;
       classify(fixed);
+      if (sharers > warps) { // one block with all of them
+        warps = sharers;
+        minBlocks = 1;
+      }
       // What stays in registers along columns is there for all of them; otherwise one or two, a few where two don't divide them.
       int64_t blocks = std::max<int64_t>(1, latents / 16);
       unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= 8 ? 0 : blocks % 4 == 0 ? 4 : blocks % 2 == 0 ? 2 : 1;
       parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
-      heads = d.weights == 1 && d.half ? warps : 4; // neighbouring heads' rows side by side: whole sectors
+      heads = std::min(warps / sharers, d.weights == 1 && d.half ? warps : 4); // neighbouring heads' rows side by side: whole sectors
       while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)
         heads /= 2;
       while (minBlocks > 1 && heads * parked * minBlocks > shared * 3 / 4)
@@ -173,7 +182,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         parked = 0;
       }
       workers = warps / heads;
-      tile = workers * workerRows;
+      tile = workers / sharers * workerRows;
     }
     // The ring of staged tokens takes what is left.
     auto ring = [&] { return (stages * tile * (heads * d.tokenBytes + 32 * d.tokenTensors) + heads * parked) * minBlocks; };
@@ -181,9 +190,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       --stages;
     while (ring() > shared && tile > 16 && !d.tokenRows)
       tile /= 2;
-    while (ring() > shared && d.tokenRows && workers > 1) {
+    while (ring() > shared && d.tokenRows && workers > sharers) {
       workers /= 2;
-      tile = workers * workerRows;
+      tile = workers / sharers * workerRows;
     }
     while (ring() > shared && minBlocks > 1)
       --minBlocks;
@@ -193,7 +202,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       if (!d.tokenRows && (units >= 4 || !d.attends))
         unroll = std::min<int64_t>(2, tile / 16);
       return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
-                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks);
+                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks, sharers);
     };
     // Counted exactly it may still be too much: first what each head parks, then what waits, then who shares a multiprocessor.
     auto fits = [&] {
@@ -212,7 +221,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         --minBlocks;
       } else if (heads > 1) {
         heads /= 2;
-      } else if (workers > 1 && d.tokenRows) {
+      } else if (workers > sharers && d.tokenRows) {
         workers /= 2;
       } else if (d.tokenRows && park == "shared") {
         park = "none";
@@ -220,15 +229,22 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         break;
       }
       if (d.tokenRows)
-        tile = workers * workerRows;
+        tile = workers / sharers * workerRows;
     }
     // Alone on its multiprocessor a block may have twice the threads.
-    if (d.tokenRows && !d.joint && minBlocks == 1 && heads * workers <= 4) {
+    if (d.tokenRows && minBlocks == 1 && heads * workers <= 4) {
       workers *= 2;
       tile *= 2;
       if (!fits()) {
         workers /= 2;
         tile /= 2;
+      }
+    }
+    while (d.tokenRows && stages < 3) {
+      ++stages;
+      if (!fits()) {
+        --stages;
+        break;
       }
     }
     return config();
@@ -248,7 +264,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   int64_t parkedExactly(flare::SweepOp sweep) {
     auto bytes = [&](StringRef park) {
       auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
-      return sharedBytes(tile::ConfigAttr::get(&getContext(), Index::n, 16, 1, 1, 1, 16, 2, 0, 1, text("add"), text("mufu"), text(park), 1), sweep);
+      return sharedBytes(tile::ConfigAttr::get(&getContext(), Index::n, 16, 1, 1, 1, 16, 2, 0, 1, text("add"), text("mufu"), text(park), 1, 1), sweep);
     };
     return bytes("shared") - bytes("none");
   }
@@ -262,9 +278,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     int64_t heads = 8, blocks = 32;
     int64_t columns = std::max<int64_t>(1, std::min<int64_t>(8, 128 / std::max<int64_t>(4, llvm::PowerOf2Ceil(d.channels))));
     if (d.tokenRows)
-      return tile::ConfigAttr::get(ctx, Index::n, 16, heads, 1, 1, 16, 4, columns, blocks, text("add"), text("poly5"), text("shared"), 1);
+      return tile::ConfigAttr::get(ctx, Index::n, 16, heads, 1, 1, 16, 4, columns, blocks, text("add"), text("poly5"), text("shared"), 1, 1);
     return tile::ConfigAttr::get(ctx, Index::m, 64, heads, 1, 1, std::max<int64_t>(16, roundUp(d.latents, 16)), 1, columns, blocks, text("add"), text("poly5"),
-                                 text("shared"), 1);
+                                 text("shared"), 1, 1);
   }
 };
 } // namespace

@@ -110,6 +110,11 @@ struct Counter {
           auto element = s.getTensor().getType().getElement();
           add(Work::Memory, elements(s.getTile().getType()) * element.getIntOrFloatBitWidth() / 8);
         })
+        .Case([&](tile::CombineOp c) {
+          // Written once; a worker reads its share of everybody's.
+          for (Value v : c.getParts())
+            add(Work::Shared, 2 * bytes(v.getType()));
+        })
         .Case([&](tile::ReadOp r) { add(Work::Shared, bytes(r.getTile().getType())); });
   }
 

@@ -2,6 +2,7 @@
 #include "passes/Feasible.h"
 #include "layout/Layout.h"
 #include "passes/tiling/Sweep.h"
+#include "llvm/ADT/SetVector.h"
 #include "llvm/Support/raw_ostream.h"
 
 using namespace mlir;
@@ -52,7 +53,7 @@ int64_t parkedBytes(Value v, Use use, int64_t latents) {
              : use.role == Role::Score ? fragment::column(Axis::m, units)
                                        : fragment::weight(Axis::m, units);
   int64_t registers = use.form == Form::Wide ? l.registerCount() : l.registerCount() / 2;
-  return blocksOf(latents) * registers * 128;
+  return blocksOf(latents) * registers * 4 * l.distinctLanes(); // copies read the same
 }
 } // namespace
 
@@ -67,7 +68,13 @@ int64_t flarec::sharedBytes(tile::ConfigAttr config, flare::SweepOp sweep) {
     int64_t row = channels ? roundUp(channels, 8) * size * heads + (size == 2 ? 16 : 32) : size * heads;
     stage += roundUp(row * config.getTile(), 16);
   }
-  return roundUp(parked * heads, 128) + stage * config.getStages();
+  // Parts of sums over columns, each worker's (tile.combine).
+  int64_t parts = 0;
+  if (config.getColumnWorkers() > 1)
+    for (Operation &op : sweep.getFast().front())
+      if (reduces(&op) && overOf(&op) == Index::m)
+        parts += config.getWorkerRows() * padded(typeOf(op.getResult(0)).getChannels(), false) * 4;
+  return roundUp(parked * heads, 128) + stage * config.getStages() + parts * config.getWorkers() * heads;
 }
 
 //===-- The rules ------------------------------------------------------------//
@@ -94,7 +101,7 @@ struct Rules {
   Rules(tile::ConfigAttr c, flare::SweepOp sweep, StringRef target, llvm::raw_string_ostream &why)
       : c(c), sweep(sweep), target(target), why(why), latents(latentsOf(sweep)), host(target == "host"), tokenRows(c.getRows() == Index::n),
         half(halfOf(sweep, host)) {
-    columnBlocks = tokenRows ? std::max<int64_t>(1, blocksOf(latents)) : c.getTile() / tile::blockSize;
+    columnBlocks = tokenRows ? std::max<int64_t>(1, blocksOf(latents) / c.getColumnWorkers()) : c.getTile() / tile::blockSize;
   }
 
   /// Each rule answers true, or false after it has said why.
@@ -306,6 +313,25 @@ struct Rules {
       why << "unroll = " << c.getUnroll() << " does not divide the " << columnBlocks << " blocks of 16 columns ("
           << (tokenRows ? "latents = " : "tile = ") << (tokenRows ? latents : c.getTile()) << "); use 0 (all), " << divisors(columnBlocks);
       return false;
+    }
+    if (int64_t sharers = c.getColumnWorkers(); sharers > 1) {
+      if (blocksOf(latents) % sharers) {
+        why << "column_workers = " << sharers << " do not share out the " << blocksOf(latents) << " blocks of 16 latents; use " << divisors(blocksOf(latents));
+        return false;
+      }
+      if (!llvm::all_of(sweep.getFast().front(), [](Operation &op) { return !reduces(&op) || (isa<flare::ContractOp>(op) && typeOf(op.getResult(0)).getChannels()); })) {
+        why << "column_workers = " << sharers << ", but it attends or sums over m, and only contractions are added up from workers' parts; use column_workers = 1";
+        return false;
+      }
+      llvm::SmallSetVector<int64_t, 2> widths;
+      for (Operation &op : sweep.getFast().front())
+        if (reduces(&op) && overOf(&op) == Index::m)
+          widths.insert(padded(typeOf(op.getResult(0)).getChannels(), false));
+      if (widths.size() > 1) {
+        why << "column_workers = " << sharers << ", but it contracts over m to " << widths[0] << " and to " << widths[1] << " channels, and workers' parts are added up in "
+               "pieces of one size; use column_workers = 1";
+        return false;
+      }
     }
     GpuLimits limits = *gpuLimits(target);
     int64_t threads = c.getThreads();

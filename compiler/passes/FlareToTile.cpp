@@ -82,7 +82,7 @@ struct ProgramBuilder {
       std::string why;
       if (failed(feasible(config, sweep, target, why)))
         return sweep.emitOpError() << "cannot be run as configured: " << why;
-      int64_t copies = config.getRows() == Index::n ? config.getWorkers() : 1;
+      int64_t copies = config.getRows() == Index::n ? config.getRowWorkers() : 1;
       auto yields = sweep.getFast().front().getTerminator()->getOperands();
       DenseSet<Operation *> seen;
       for (auto [i, y] : llvm::enumerate(yields)) {

@@ -5,6 +5,7 @@
 // and sweep s makes all token values and reductions of stage s. Values of latents alone are computed between the sweeps.
 #include "flare/Flare.h"
 #include "passes/Passes.h"
+#include "passes/Sizes.h"
 #include "passes/StraightLine.h"
 #include "passes/tiling/Sweep.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -138,7 +139,7 @@ struct Planner {
   /// A sweep that contracts over m has its rows on the tokens; contractions over n beside it accumulate [m,d] in registers.
   SmallVector<SmallVector<Value>> splitByOrientation(ArrayRef<Value> values) {
     SmallVector<Value> reductions, maps;
-    int64_t size = 0;
+    int64_t size = 0, sharers = 1;
     bool wide = false;
     for (Value v : values) {
       if (!reducesTokens(v.getDefiningOp())) {
@@ -147,13 +148,16 @@ struct Planner {
       }
       reductions.push_back(v);
       size += typeOf(v).getLatents() * std::max<int64_t>(8, typeOf(v).getChannels());
+      // Of more channels dk and dv alone fill the registers.
+      if (typeOf(v).getChannels() <= 32)
+        sharers = flarec::mostSharers(typeOf(v).getLatents());
       for (Value o : v.getDefiningOp()->getOperands())
         wide |= typeOf(o) && !typeOf(o).isPair() && typeOf(o).getElement().isF32();
     }
     // Attentions and sums over n have rows on the latents.
     bool latentRows = llvm::any_of(reductions, [](Value v) { return isa<AttendOp>(v.getDefiningOp()) || flarec::tiling::addsUp(v.getDefiningOp()); });
     SmallVector<SmallVector<Value>> groups = splitByRegisters(maps);
-    if (groups.size() <= 1 && (maps.empty() || reductions.empty() || (!latentRows && (host || (size <= jointLimit && !wide)))))
+    if (groups.size() <= 1 && (maps.empty() || reductions.empty() || (!latentRows && (host || (size <= jointLimit * sharers && !wide)))))
       return {SmallVector<Value>(values)};
     if (!reductions.empty())
       groups.push_back(reductions);

@@ -59,6 +59,8 @@ void KernelLowering::identify() {
   split = rem(rest, splits);
   batch = div(rest, splits);
   worker = rem(warp, config.getWorkers());
+  rowWorker = div(worker, config.getColumnWorkers());
+  columnWorker = rem(worker, config.getColumnWorkers());
   headInBlock = div(warp, config.getWorkers());
   firstHead = mul(headGroup, perBlock);
   Value h = add(firstHead, widen(headInBlock));
@@ -99,7 +101,7 @@ void KernelLowering::lowerBlock(Block &block) {
 
 void KernelLowering::lower(Operation *op) {
   TypeSwitch<Operation *>(op)
-      .Case<tile::LoadOp, tile::ReadOp, tile::StoreOp, tile::MergeOp, tile::MergeSumOp, tile::MaxNormOp, tile::BoundedOp, tile::StreamOp,
+      .Case<tile::LoadOp, tile::ReadOp, tile::StoreOp, tile::CombineOp, tile::MergeOp, tile::MergeSumOp, tile::MaxNormOp, tile::BoundedOp, tile::StreamOp,
             tile::PairsOp, tile::StashOp, tile::ContractOp, tile::SumOp, tile::TotalOp, tile::ReduceOp, tile::SplitOp, tile::MaskOp, tile::WhereOp,
             tile::CastOp, tile::ConstantOp, tile::BroadcastOp, tile::ScaleOp, tile::Exp2Op, tile::ExceedsOp, scf::IfOp>([&](auto o) { emit(o); })
       .Case([&](tile::AddOp o) { binary(o, [&](Value x, Value y) { return fadd(x, y); }); })
@@ -111,7 +113,8 @@ void KernelLowering::lower(Operation *op) {
       .Case([&](tile::Log2Op o) { unary(o, [&](Value x) { return log2(x); }); })
       .Case([&](tile::RcpOp o) { unary(o, [&](Value x) { return rcp(x); }); })
       .Case([&](tile::TokensOp o) { numbers[o] = tokens; })
-      .Case([&](tile::WorkerRowOp o) { numbers[o] = widen(mul(worker, config.getWorkerRows())); })
+      .Case([&](tile::WorkerRowOp o) { numbers[o] = widen(mul(rowWorker, config.getWorkerRows())); })
+      .Case([&](tile::WorkerColumnOp o) { numbers[o] = widen(mul(columnWorker, o.getColumns() / config.getColumnWorkers())); })
       .Case([&](arith::ConstantOp o) {
         if (auto i = dyn_cast<IntegerAttr>(o.getValue()); i && o.getType().isIndex())
           numbers[o] = c64(i.getInt());

@@ -99,13 +99,14 @@ static constexpr int64_t largest = 65536;
 // What holds for any sweep on any target; what depends on them is asked by `feasible` (compiler/passes/Feasible.h).
 LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index rows, int64_t tile, int64_t heads,
                                  int64_t rowGroups, int64_t workers, int64_t workerRows, int64_t stages, int64_t unroll,
-                                 int64_t blocks, StringAttr sums, StringAttr exp, StringAttr park, int64_t minBlocks) {
+                                 int64_t blocks, StringAttr sums, StringAttr exp, StringAttr park, int64_t minBlocks, int64_t columnWorkers) {
   if (rows == Index::d)
     return error() << "rows are tokens (n) or latents (m), not channels (d)";
   for (auto [name, value, unit] : {std::tuple("tile", tile, blockSize), std::tuple("worker_rows", workerRows, blockSize),
                                    std::tuple("heads", heads, int64_t(1)), std::tuple("row_groups", rowGroups, int64_t(1)),
                                    std::tuple("workers", workers, int64_t(1)), std::tuple("stages", stages, int64_t(1)),
-                                   std::tuple("blocks", blocks, int64_t(1)), std::tuple("min_blocks", minBlocks, int64_t(1))})
+                                   std::tuple("blocks", blocks, int64_t(1)), std::tuple("min_blocks", minBlocks, int64_t(1)),
+                                   std::tuple("column_workers", columnWorkers, int64_t(1))})
     if (value < unit || value % unit || value > largest)
       return error() << name << " = " << value << " must be a positive multiple of " << unit << ", " << largest << " at most";
   if (unroll < 0 || unroll > largest)
@@ -113,9 +114,15 @@ LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index
   if (32 * heads * workers > 1024)
     return error() << "heads = " << heads << " of " << workers << " workers are " << 32 * heads * workers
                    << " threads; a block has 1024 at most";
-  if (rows == Index::n && tile != workers * workerRows)
-    return error() << "tile = " << tile << " must be workers · worker_rows = " << workers << " · " << workerRows << " = " << workers * workerRows
-                   << " where rows = n: each worker has its tokens of a tile";
+  if (workers % columnWorkers)
+    return error() << "column_workers = " << columnWorkers << " must divide workers = " << workers << ": each of these has rows and columns";
+  if (rows == Index::m && columnWorkers != 1)
+    return error() << "column_workers = " << columnWorkers << " must be 1 where rows = m: splits share out the tokens";
+  int64_t rowWorkers = workers / columnWorkers;
+  if (rows == Index::n && tile != rowWorkers * workerRows) {
+    InFlightDiagnostic e = error() << "tile = " << tile << " must be workers " << (columnWorkers > 1 ? "/ column_workers " : "") << "· worker_rows = ";
+    return e << rowWorkers << " · " << workerRows << " = " << rowWorkers * workerRows << " where rows = n: each worker has its tokens of a tile";
+  }
   if (rows == Index::n && rowGroups != 1)
     return error() << "row_groups = " << rowGroups << " must be 1 where rows = n: it is latents that blocks can share out";
   if (sums.getValue() != "mma" && sums.getValue() != "add")

@@ -56,7 +56,7 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     | field | meaning | GPU | host |
     |---|---|---|---|
     | rows | `m` or `n`: whose accumulators stay in a worker's registers | n where token values are made or pairs contracted over m, m where pairs are attended or summed over n | as the GPU |
-    | tile | tokens that a block stages at once; workers · worker_rows where rows = n | a multiple of 16 | the same; 16 where rows = n |
+    | tile | tokens that a block stages at once; workers / column_workers · worker_rows where rows = n | a multiple of 16 | the same; 16 where rows = n |
     | heads | heads of a block | 32 · heads · workers threads, 1024 at most | the same bound |
     | row_groups | blocks that share the rows of a head (rows = m: groups of latents) | as few as cover the latents; 1 where rows = n | as the GPU |
     | workers | workers that share a head's rows within a block | as few as cover the latents | 1 |
@@ -68,6 +68,7 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     | exp | `mufu`: the exponential unit; `poly3:k`, `bits:k`: of fast bodies, k of 16 pairs of columns on the FMA pipe instead; `poly5`: all by a polynomial | `mufu`; `poly3:k` with 16-bit tokens; `bits:k` with bf16 | `poly5` |
     | park | `shared`: latent operands parked in fast memory; `none`: computed again for each block of columns | `none` only where rows = n | `shared` |
     | min_blocks | resident blocks an SM to compile for (sets the register limit) | as threads and shared memory leave room for | 1 |
+    | column_workers | of the workers, how many have the same rows and share out their columns (rows = n: the latents) | a divisor of workers and of the blocks of 16 latents; 1 but where only contractions reduce | 1 |
 
     Relative errors of an exponential (rms, largest) before it is rounded to 16 bits: `mufu` 2^-22; `poly3` 5e-5, 8e-5; `bits`, which makes it in bf16 at once, 2.8e-3, 8.5e-3 where
     rounding alone is 1.7e-3, 3.9e-3.
@@ -77,11 +78,13 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
   let parameters = (ins "::flarec::flare::Index":$rows, "int64_t":$tile, "int64_t":$heads,
     "int64_t":$row_groups, "int64_t":$workers, "int64_t":$worker_rows, "int64_t":$stages,
     "int64_t":$unroll, "int64_t":$blocks, "::mlir::StringAttr":$sums, "::mlir::StringAttr":$exp, "::mlir::StringAttr":$park,
-    "int64_t":$min_blocks);
+    "int64_t":$min_blocks, DefaultValuedParameter<"int64_t", "1">:$column_workers);
   let assemblyFormat = "`<` struct(params) `>`";
   let genVerifyDecl = 1;
   let extraClassDeclaration = [{
     int64_t getThreads() const { return 32 * getHeads() * getWorkers(); }
+    /// Workers with rows of their own.
+    int64_t getRowWorkers() const { return getWorkers() / getColumnWorkers(); }
     Exponentials getExponentials() const { return *parseExponentials(getExp().getValue()); }
   }];
 }
@@ -119,7 +122,7 @@ def Tile_StageType : Tile_Type<"Stage", "stage"> {
 def Tile_StashType : Tile_Type<"Stash", "stash"> {
   let summary = "a latent operand parked in fast memory";
   let description = [{
-    `!tile.stash<m=128, d=8, bf16>`: kept in the order in which lanes hold it, so that reading a block back
+    `!tile.stash<m=128, d=8, bf16>`: this worker's latents, kept in the order in which lanes hold them, so that reading a block back
     is one vector load a lane.
   }];
   let parameters = (ins "int64_t":$m, "int64_t":$d, "::mlir::Type":$element);

@@ -119,7 +119,7 @@ def Tile_StashOp : Tile_Op<"stash", [SingleBlock]> {
   let summary = "latent operands, computed once a block and parked in fast memory";
   let description = [{
     The body computes 16 latents' worth from the latents' first one (its argument); workers share the blocks out. All of
-    it is readable after the op.
+    it is readable after the op. Where `column_workers` share the columns out, the results are each worker's part.
 
     ```mlir
     func.func @stash(%q: !flare.tensor<m=20, d=8, bf16>) {
@@ -201,7 +201,8 @@ def Tile_StoreOp : Tile_Op<"store"> {
   let summary = "registers into rows of a tensor";
   let description = [{
     Rounds to the tensor's element type. Rows and channels outside the tensor are not written; where the program has a mask, rows of
-    tokens that are not there are 0. `partial` writes this split's copy.
+    tokens that are not there are 0. `partial` writes this split's copy. With `owners` each block of 16 rows is written by that one of the
+    `column_workers` alone (`tile.combine`).
 
     ```mlir
     func.func @store(%t: !tile.tile<n=16, d=8, f32>, %y: !flare.tensor<n, d=4, bf16>, %z: !tile.tile<m=16, f32>,
@@ -212,8 +213,32 @@ def Tile_StoreOp : Tile_Op<"store"> {
     }
     ```
   }];
-  let arguments = (ins Tile_TileType:$tile, Flare_TensorType:$tensor, Index:$at, UnitAttr:$partial);
-  let assemblyFormat = "$tile `,` $tensor `at` $at (`partial` $partial^)? attr-dict `:` type($tile) `,` type($tensor)";
+  let arguments = (ins Tile_TileType:$tile, Flare_TensorType:$tensor, Index:$at, UnitAttr:$partial, OptionalAttr<DenseI64ArrayAttr>:$owners);
+  let assemblyFormat = "$tile `,` $tensor `at` $at (`partial` $partial^)? (`owners` $owners^)? attr-dict `:` type($tile) `,` type($tensor)";
+  let builders = [OpBuilder<(ins "::mlir::Value":$tile, "::mlir::Value":$tensor, "::mlir::Value":$at, "bool":$partial), [{
+    build($_builder, $_state, tile, tensor, at, partial, ::mlir::DenseI64ArrayAttr());
+  }]>];
+  let hasVerifier = 1;
+}
+
+def Tile_CombineOp : Tile_Op<"combine"> {
+  let summary = "add up what workers with the same rows have of their own columns";
+  let description = [{
+    Each of the `column_workers` of a row has sums over its part of the columns. They are added in the order of these workers, through
+    fast memory. `owners` names, for each block of 16 rows of the first operand, then of the second, and so on, the one that gets the sum; what the
+    others get is undefined. Owners get equally much. All workers of a block come here together.
+
+    ```mlir
+    func.func @combine(%dk: !tile.tile<n=32, d=8, f32>, %dv: !tile.tile<n=32, d=8, f32>) {
+      %k, %v = tile.combine %dk, %dv owners [0, 0, 1, 1] : !tile.tile<n=32, d=8, f32>, !tile.tile<n=32, d=8, f32>
+          -> !tile.tile<n=32, d=8, f32>, !tile.tile<n=32, d=8, f32>
+      return
+    }
+    ```
+  }];
+  let arguments = (ins Variadic<Tile_TileType>:$parts, DenseI64ArrayAttr:$owners);
+  let results = (outs Variadic<Tile_TileType>:$sums);
+  let assemblyFormat = "$parts `owners` $owners attr-dict `:` type($parts) `->` type($sums)";
   let hasVerifier = 1;
 }
 
@@ -281,7 +306,7 @@ def Tile_MaxNormOp : Tile_Op<"max_norm"> {
 def Tile_BoundedOp : Tile_Op<"bounded"> {
   let summary = "are all scores of a staged tile small?";
   let description = [{
-    True if the tile is full (no row past the last token) and factor·‖k[n]‖₂ ≤ limit for each of its rows that the worker uses (Cauchy–Schwarz:
+    True if the tile is full (no row past the last token; with `partial` it need not be) and factor·‖k[n]‖₂ ≤ limit for each of its rows that the worker uses (Cauchy–Schwarz:
     then |x| ≤ limit). Of numbers a[n] without channels: factor·|a[n]|. Written so that NaN answers no. The same for all lanes of a worker.
 
     ```mlir
@@ -291,9 +316,9 @@ def Tile_BoundedOp : Tile_Op<"bounded"> {
     }
     ```
   }];
-  let arguments = (ins Tile_StageType:$stage, Index:$n0, F32:$factor, F32Attr:$limit);
+  let arguments = (ins Tile_StageType:$stage, Index:$n0, F32:$factor, F32Attr:$limit, UnitAttr:$partial);
   let results = (outs I1:$ok);
-  let assemblyFormat = "$stage `at` $n0 `factor` $factor `limit` $limit attr-dict `:` type($stage)";
+  let assemblyFormat = "$stage `at` $n0 `factor` $factor `limit` $limit (`partial` $partial^)? attr-dict `:` type($stage)";
   let hasVerifier = 1;
 }
 
@@ -568,7 +593,7 @@ def Tile_TokensOp : Tile_Op<"tokens", [Pure]> {
 def Tile_WorkerRowOp : Tile_Op<"worker_row", [Pure]> {
   let summary = "first row of this worker within a tile (rows = n)";
   let description = [{
-    worker · worker_rows.
+    (worker / column_workers) · worker_rows.
 
     ```mlir
     func.func @worker_row() -> index {
@@ -579,6 +604,23 @@ def Tile_WorkerRowOp : Tile_Op<"worker_row", [Pure]> {
   }];
   let results = (outs Index:$row);
   let assemblyFormat = "attr-dict";
+}
+
+def Tile_WorkerColumnOp : Tile_Op<"worker_column", [Pure]> {
+  let summary = "first column of this worker (rows = n: its first latent)";
+  let description = [{
+    (worker mod column_workers) · latents / column_workers, the latents rounded up to whole blocks of 16.
+
+    ```mlir
+    func.func @worker_column() -> index {
+      %c = tile.worker_column 512
+      return %c : index
+    }
+    ```
+  }];
+  let arguments = (ins I64Attr:$columns);
+  let results = (outs Index:$column);
+  let assemblyFormat = "$columns attr-dict";
 }
 
 #endif // TILE_OPS_TD

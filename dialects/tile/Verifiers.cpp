@@ -142,8 +142,8 @@ LogicalResult StashOp::verify() {
   SmallVector<Type> yields;
   for (Value v : getResults()) {
     auto t = cast<StashType>(v.getType());
-    if (t.getM() != latents)
-      return emitOpError() << "parks " << latents << " latents, not " << t;
+    if (t.getM() < blockSize || t.getM() % blockSize || latents % t.getM())
+      return emitOpError() << "parks " << latents << " latents, of which " << t << " is no whole share";
     yields.push_back(TileType::get(getContext(), 0, blockSize, t.getD(), t.getElement(), {}));
   }
   return needsRegion(*this, getRegion().front(), IndexType::get(getContext()), yields, "the first of 16 latents");
@@ -164,7 +164,42 @@ LogicalResult ReadOp::verify() {
 LogicalResult StoreOp::verify() {
   if (getPartial() && getTensor().getType().getTokens())
     return emitOpError() << "partial results are of latents, not " << getTensor().getType();
+  if (getOwners() && (getPartial() || int64_t(getOwners()->size()) * blockSize != getTile().getType().getN()))
+    return emitOpError() << "owners are of each block of 16 tokens, which a store of " << getTile().getType() << " has not " << getOwners()->size() << " of";
   return needsRowsOf(*this, getTile().getType(), getTensor().getType());
+}
+
+LogicalResult CombineOp::verify() {
+  if (!agree(getParts().getTypes(), getSums().getTypes()))
+    return emitOpError("makes sums of the types of their parts");
+  int64_t blocks = 0;
+  if (getParts().empty())
+    return emitOpError("combines nothing");
+  for (Value v : getParts()) {
+    auto t = cast<TileType>(v.getType()), first = cast<TileType>(getParts().front().getType());
+    if (!t.getN() || t.getM() || !t.getD())
+      return emitOpError() << "combines rows of tokens with channels, not " << t;
+    if (t.getD() != first.getD())
+      return emitOpError() << "combines rows of equally many channels, not " << first << " and " << t;
+    if (failed(needsF32(*this, {v})))
+      return failure();
+    blocks += t.getN() / blockSize;
+  }
+  if (int64_t(getOwners().size()) != blocks)
+    return emitOpError() << "names " << getOwners().size() << " owners of " << blocks << " blocks of 16 rows";
+  SmallVector<int64_t> shares;
+  for (int64_t owner : getOwners()) {
+    if (owner < 0 || owner > 32)
+      return emitOpError() << "owner " << owner << " is none of the column_workers, which are 32 at most";
+    shares.resize(std::max<size_t>(shares.size(), owner + 1));
+    ++shares[owner];
+  }
+  if (!llvm::all_equal(shares))
+    return emitOpError("owners get equally many blocks of rows, from owner 0 on");
+  auto kernel = (*this)->getParentOfType<KernelOp>();
+  if (kernel && kernel.getConfig() && int64_t(shares.size()) > kernel.getConfigAttr().getColumnWorkers())
+    return emitOpError() << "has " << shares.size() << " owners among " << kernel.getConfigAttr().getColumnWorkers() << " column_workers";
+  return success();
 }
 
 LogicalResult MergeOp::verify() {

@@ -52,9 +52,31 @@ template <c10::DeviceType device> struct Autocast {
                     const at::Tensor &z, double scale, const MaybeTensor &range,
                     const MaybeTensor &mask) {
     c10::impl::ExcludeDispatchKeyGuard below(key);
-    return flarec::decode(cast(k), cast(q),
-                          at::autocast::cached_cast(at::kFloat, z, device),
-                          scale, range, mask);
+    return flarec::decode(cast(k), cast(q), wide(z), scale, range, mask);
+  }
+
+  static at::Tensor wide(const at::Tensor &t) {
+    return at::autocast::cached_cast(at::kFloat, t, device);
+  }
+
+  static Two mixerBackwardLatents(const at::Tensor &gradY, const at::Tensor &q,
+                                  const at::Tensor &k, const at::Tensor &y,
+                                  const at::Tensor &lseDecode, double scale) {
+    c10::impl::ExcludeDispatchKeyGuard below(key);
+    return flarec::mixerBackwardLatents(cast(gradY), cast(q), cast(k), cast(y),
+                                        wide(lseDecode), scale);
+  }
+
+  static Three mixerBackwardJoint(const at::Tensor &gradY, const at::Tensor &q,
+                                  const at::Tensor &k, const at::Tensor &v,
+                                  const at::Tensor &z, const at::Tensor &dz,
+                                  const at::Tensor &lseEncode,
+                                  const at::Tensor &lseDecode,
+                                  const at::Tensor &delta, double scale) {
+    c10::impl::ExcludeDispatchKeyGuard below(key);
+    return flarec::mixerBackwardJoint(cast(gradY), cast(q), cast(k), cast(v),
+                                      wide(z), wide(dz), wide(lseEncode),
+                                      wide(lseDecode), wide(delta), scale);
   }
 
   static void implement(torch::Library &m) {
@@ -62,6 +84,8 @@ template <c10::DeviceType device> struct Autocast {
     m.impl("mixer_forward", TORCH_FN(mixerForward));
     m.impl("encode", TORCH_FN(encode));
     m.impl("decode", TORCH_FN(decode));
+    m.impl("mixer_backward_latents", TORCH_FN(mixerBackwardLatents));
+    m.impl("mixer_backward_joint", TORCH_FN(mixerBackwardJoint));
   }
 };
 

@@ -5,7 +5,9 @@
 
 #include <c10/util/StringUtil.h>
 
+#include <algorithm>
 #include <limits>
+#include <vector>
 
 namespace flarec::ops {
 namespace {
@@ -100,17 +102,22 @@ void checkLatentNumbers(const Shape &s, const at::Tensor &k, List tensors) {
   }
 }
 
-/// Of q and k, whose dtypes have been looked at, and other rows of tokens.
-Shape shapeOf(const Named &q, const Named &k, List others) {
+void checkRankOfLatents(const Named &q) {
   TORCH_CHECK(q.tensor.dim() == 3 || q.tensor.dim() == 4, "flarec: ", shown(q),
               " has rank ", q.tensor.dim(),
               "; expected [H, M, D] (latents shared by the batch) or "
               "[B, H, M, D]");
+}
+
+/// Of q and k, whose dtypes have been looked at, and other rows of tokens.
+Shape shapeOf(const Named &q, const Named &k, List others) {
+  checkRankOfLatents(q);
   auto checkRank = [](const Named &t) {
     TORCH_CHECK(t.tensor.dim() == 4, "flarec: ", shown(t), " has rank ",
                 t.tensor.dim(),
                 "; expected [B, H, N, D]: for [B, N, H*D] use "
-                ".unflatten(-1, (H, D)).transpose(1, 2)");
+                ".unflatten(-1, (H, D)).transpose(1, 2), and for packed "
+                "sequences [total, H, D] give cu_seqlens (or a range)");
   };
   checkRank(k);
   for (const Named &t : others)
@@ -201,6 +208,12 @@ Shape shapeOfPresent(const Named &q, const Named &k, const Named *v,
     TORCH_CHECK(presence.range.dim() == 2, "flarec: ",
                 shown({"range", presence.range}), " has rank ",
                 presence.range.dim(), "; expected [B, 2]");
+    checkRankOfLatents(q);
+    c10::SymInt heads = q.tensor.sym_size(-3), d = q.tensor.sym_size(-1);
+    TORCH_CHECK(k.tensor.sym_size(1) == heads && k.tensor.sym_size(2) == d,
+                "flarec: ", shown(k), " does not go with ", shown(q),
+                "; expected packed tokens [total, H, D] of ", heads,
+                " heads and head dim ", d);
     at::Tensor rows = batchedRows(k.tensor, presence.range.sym_size(0));
     shape = shapeOf(q, {"k", rows}, {});
     shape.packed = true;
@@ -223,6 +236,13 @@ at::Tensor batched(const at::Tensor &t, const Shape &shape) {
                                  one.sym_sizes().end());
   sizes[0] = shape.batch;
   return one.expand_symint(sizes);
+}
+
+/// Numbers that int32 does not hold stay out of range.
+static at::Tensor toInt32(const at::Tensor &t) {
+  if (t.scalar_type() != at::kLong)
+    return t.to(at::kInt);
+  return t.clamp(-1, std::numeric_limits<int>::max()).to(at::kInt);
 }
 
 MaybeTensor rangeOf(const at::Tensor &k, const MaybeTensor &lengths,
@@ -252,7 +272,7 @@ MaybeTensor rangeOf(const at::Tensor &k, const MaybeTensor &lengths,
     TORCH_CHECK(t.tensor.sym_size(0) == k.sym_size(0), "flarec: ", shown(t),
                 " has another batch than ", shown({"k", k}),
                 "; give one length for each");
-    at::Tensor end = t.tensor.to(at::kInt);
+    at::Tensor end = toInt32(t.tensor);
     return at::stack({at::zeros_like(end), end}, 1);
   }
   if (given(cuSeqlens)) {
@@ -265,25 +285,48 @@ MaybeTensor rangeOf(const at::Tensor &k, const MaybeTensor &lengths,
                 shown({"k", k}), " has rank ", k.dim(),
                 "; they are of packed sequences [total, H, D]: for [B, H, N, "
                 "D] give lengths");
-    at::Tensor ends = t.tensor.to(at::kInt);
+    at::Tensor ends = toInt32(t.tensor);
     return at::stack({ends.slice(0, 0, -1), ends.slice(0, 1)}, 1);
   }
   return std::nullopt;
 }
 
 void checkRange(const Presence &presence, const Shape &shape) {
-  if (!presence.range.defined() || !presence.range.is_cpu())
+  const at::Tensor &given = presence.range;
+  // Those of torch.compile and torch.func have no values.
+  if (!given.defined() || !given.is_cpu() || !given.has_storage() ||
+      given.key_set().has(c10::DispatchKey::Python) || !given.const_data_ptr())
     return;
-  at::Tensor range = presence.range.contiguous();
+  at::Tensor range = given.contiguous();
   const int *values = range.const_data_ptr<int>();
-  int64_t tokens = shape.tokens.expect_int();
-  for (int64_t b = 0; b < range.size(0); ++b) {
+  int64_t tokens = shape.tokens.expect_int(), batch = range.size(0);
+  std::vector<int64_t> order;
+  for (int64_t b = 0; b < batch; ++b) {
     int first = values[2 * b], end = values[2 * b + 1];
     TORCH_CHECK(0 <= first && first <= end && end <= tokens,
                 "flarec: the tokens of batch ", b, " would be [", first, ", ",
                 end, ") of ", tokens,
-                "; lengths must be 0 to N, cu_seqlens must not decrease and go "
-                "from 0 to the number of tokens");
+                "; lengths must be 0 to N, and cu_seqlens must not decrease "
+                "and be 0 to the number of tokens");
+    if (first < end)
+      order.push_back(b);
+  }
+  if (!shape.packed)
+    return;
+  // Each row's gradient is written by one sequence.
+  auto start = [&](int64_t b) { return values[2 * b]; };
+  if (!std::is_sorted(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+        return start(a) < start(b);
+      }))
+    std::sort(order.begin(), order.end(),
+              [&](int64_t a, int64_t b) { return start(a) < start(b); });
+  for (size_t i = 1; i < order.size(); ++i) {
+    int64_t a = order[i - 1], b = order[i];
+    TORCH_CHECK(
+        values[2 * a + 1] <= start(b), "flarec: the packed tokens of batches ",
+        a, " and ", b, " would be [", start(a), ", ", values[2 * a + 1],
+        ") and [", start(b), ", ", values[2 * b + 1],
+        "); a row belongs to one batch at most: copy what several need");
   }
 }
 

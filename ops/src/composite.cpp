@@ -67,6 +67,14 @@ public:
                            : x;
   }
 
+  /// z, 0 for a batch without tokens, which does not read it.
+  at::Tensor used(const at::Tensor &z) const {
+    if (!there.defined())
+      return z;
+    at::Tensor any = there.any(-1).unsqueeze(-1).unsqueeze(-1); // [B, 1, 1, 1]
+    return at::where(any, z, at::zeros({}, z.options()));
+  }
+
   /// A log-sum-exp over tokens. Where none is there it is -inf, and no reference.
   at::Tensor reference(const at::Tensor &lse) const {
     return there.defined() ? lse.masked_fill(lse.isneginf(), 0) : lse;
@@ -111,7 +119,7 @@ Two decode(const at::Tensor &k, const at::Tensor &q, const at::Tensor &z,
            double scale, const Shape &shape, const Presence &presence) {
   Kept of(shape, presence);
   at::Tensor x = scores(q, of(k), scale);
-  return {of.back(at::matmul(turned(at::softmax(x, -2)), z)),
+  return {of.back(at::matmul(turned(at::softmax(x, -2)), of.used(z))),
           of.back(at::logsumexp(x, -2))};
 }
 
@@ -146,7 +154,7 @@ Three decodeBackward(const at::Tensor &gradY, const at::Tensor &gradLse,
   at::Tensor bk = of(k), bg = of(gradY);
   at::Tensor r = (scores(q, bk, scale) - of(lse).unsqueeze(-2)).exp();
   at::Tensor shift = (rowDots(bg, of(y)) - of(gradLse)).unsqueeze(-2);
-  at::Tensor dx = r * (at::matmul(z, turned(bg)) - shift);
+  at::Tensor dx = r * (at::matmul(of.used(z), turned(bg)) - shift);
   return {of.back(gradientOfK(dx, q, scale)), gradientOfQ(dx, q, bk, scale),
           at::matmul(r, bg)};
 }

@@ -24,7 +24,8 @@ std::tuple<at::Tensor, at::Tensor> mergeParts(const at::Tensor &zParts,
                            .masked_fill(empty, 0);
   at::Tensor none = empty.all(0);
   at::Tensor sum = weights.sum(0).masked_fill(none, 1);
-  at::Tensor z = ((weights / sum).unsqueeze(-1) * zParts).sum(0);
+  at::Tensor parts = zParts.masked_fill(empty.unsqueeze(-1), 0);
+  at::Tensor z = ((weights / sum).unsqueeze(-1) * parts).sum(0);
   return {z, (reference + sum.log()).masked_fill(none, -infinity)};
 }
 

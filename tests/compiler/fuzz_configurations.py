@@ -65,7 +65,8 @@ def draw_config(rng, rows, host, m):
     elif rows == "n" and host:
         c["tile"] = c["worker_rows"] = 16
     elif rows == "n":
-        c["tile"] = c["workers"] * c["worker_rows"]
+        sharers = rng.choice([s for s in (1, 1, 2, 3, 4) if c["workers"] % s == 0])
+        c["tile"] = c["workers"] // sharers * c["worker_rows"]
     c["stages"] = rng.choice([1, 2, 4, 7]) if host else rng.choice([2, 3, 4, 5])
     c["unroll"] = rng.choice([1, 2, 4, 8, 16]) if host else rng.choice([0, 0, 1, 2])
     c["blocks"] = rng.choice([1, 2, 7, 64, 264])
@@ -73,6 +74,8 @@ def draw_config(rng, rows, host, m):
     c["exp"] = "poly5" if host else "mufu"
     c["park"] = "shared" if host or rows == "m" else rng.choice(["shared", "shared", "none"])
     c["min_blocks"] = 1 if host else rng.choice([1, 2, 3])
+    if rows == "n" and not host and sharers > 1:
+        c["column_workers"] = sharers
     if rng.random() < 0.25:
         field = rng.choice(list(c))
         wild = {"rows": ["n", "m", "d"], "sums": ["mma", "add", "tree"], "exp": ["mufu", "poly5", "poly3:3", ""], "park": ["none", "shared"]}

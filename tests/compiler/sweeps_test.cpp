@@ -90,15 +90,20 @@ TEST(Sweeps, DecodeAlone) {
 }
 
 TEST(Sweeps, TooManyAccumulatorsGetASweepOfTheirOwn) {
-  // 512 · 32 elements of dq do not fit beside dk and dv.
-  Program p = planned(mixer(512, 32, "bf16"), "*");
+  // 1024 · 32 elements of dq do not fit beside dk and dv, not even shared out among eight workers; 512 · 32 do.
+  Program p = planned(mixer(1024, 32, "bf16"), "*");
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")), (Plan{{3, 0, 1, 1, 0}, {5, 2, 0, 1, 2}, {5, 0, 1, 1, 2}}));
-  // The same by option, and without dq there is nothing to split.
-  p = planned(mixer(32, 8, "bf16"), "*", "{joint-limit=255}");
-  EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 3u);
-  p = planned(mixer(32, 8, "bf16"), "*", "{joint-limit=256}");
+  p = planned(mixer(512, 32, "bf16"), "*");
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 2u);
-  p = planned(mixer(512, 32, "bf16"), "k,v");
+  // 33 blocks of 16 latents have no equal shares.
+  p = planned(mixer(528, 8, "bf16"), "*");
+  EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 3u);
+  // The same by option, two workers having 128 each, and without dq there is nothing to split.
+  p = planned(mixer(32, 8, "bf16"), "*", "{joint-limit=127}");
+  EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 3u);
+  p = planned(mixer(32, 8, "bf16"), "*", "{joint-limit=128}");
+  EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 2u);
+  p = planned(mixer(1024, 32, "bf16"), "k,v");
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 2u);
 }
 

@@ -51,7 +51,7 @@ func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads =
 
 // -----
 
-// expected-error @+1 {{expected ','}}
+// expected-error @+1 {{struct is missing required parameter: heads}}
 func.func private @f() attributes {c = #tile.config<rows = m, tile = 64>}
 
 // -----
@@ -83,3 +83,23 @@ func.func private @f() attributes {c = #tile.config<rows = n, tile = 16, heads =
 
 // expected-error @+1 {{park = "none" must be "shared" where rows = m: latent operands are in registers, nothing is parked}}
 func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "none", min_blocks = 1>}
+
+// -----
+
+// expected-error @+1 {{column_workers = 0 must be a positive multiple of 1}}
+func.func private @f() attributes {c = #tile.config<rows = n, tile = 32, heads = 1, row_groups = 1, workers = 4, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1, column_workers = 0>}
+
+// -----
+
+// expected-error @+1 {{column_workers = 3 must divide workers = 4: each of these has rows and columns}}
+func.func private @f() attributes {c = #tile.config<rows = n, tile = 32, heads = 1, row_groups = 1, workers = 4, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1, column_workers = 3>}
+
+// -----
+
+// expected-error @+1 {{column_workers = 2 must be 1 where rows = m: splits share out the tokens}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 32, heads = 1, row_groups = 1, workers = 4, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1, column_workers = 2>}
+
+// -----
+
+// expected-error @+1 {{tile = 32 must be workers / column_workers · worker_rows = 1 · 16 = 16 where rows = n}}
+func.func private @f() attributes {c = #tile.config<rows = n, tile = 32, heads = 1, row_groups = 1, workers = 4, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1, column_workers = 4>}

@@ -139,8 +139,8 @@ func.func @stash() {
 // -----
 
 func.func @stash() {
-  // expected-error @+1 {{parks 32 latents, not '!tile.stash<m=16, f32>'}}
-  %s = tile.stash 32 -> !tile.stash<m=16, f32> {
+  // expected-error @+1 {{parks 32 latents, of which '!tile.stash<m=48, f32>' is no whole share}}
+  %s = tile.stash 32 -> !tile.stash<m=48, f32> {
   ^bb0(%first: index):
     %c = tile.constant 0.0 : !tile.tile<m=16, f32>
     tile.yield %c : !tile.tile<m=16, f32>
@@ -437,5 +437,45 @@ func.func @where(%m: !tile.tile<n=16, f32>, %x: !tile.tile<n=16, m=16, f32>) {
 func.func @where_tokens(%m: !tile.tile<n=32, i8>, %x: !tile.tile<n=16, m=16, f32>) {
   // expected-error @+1 {{'!tile.tile<n=16, m=16, f32>' has not the tokens of the mask '!tile.tile<n=32, i8>'}}
   %z = tile.where %m, %x else 0.0 : !tile.tile<n=32, i8>, !tile.tile<n=16, m=16, f32> -> !tile.tile<n=16, m=16, f32>
+  return
+}
+
+// -----
+
+func.func @combine(%a: !tile.tile<n=32, d=8, f32>) {
+  // expected-error @+1 {{names 3 owners of 2 blocks of 16 rows}}
+  %s = tile.combine %a owners [0, 1, 2] : !tile.tile<n=32, d=8, f32> -> !tile.tile<n=32, d=8, f32>
+  return
+}
+
+// -----
+
+func.func @combine(%a: !tile.tile<n=48, d=8, f32>) {
+  // expected-error @+1 {{owners get equally many blocks of rows, from owner 0 on}}
+  %s = tile.combine %a owners [0, 0, 1] : !tile.tile<n=48, d=8, f32> -> !tile.tile<n=48, d=8, f32>
+  return
+}
+
+// -----
+
+func.func @combine(%a: !tile.tile<n=16, d=8, f32>, %b: !tile.tile<n=16, d=16, f32>) {
+  // expected-error @+1 {{combines rows of equally many channels, not '!tile.tile<n=16, d=8, f32>' and '!tile.tile<n=16, d=16, f32>'}}
+  %s:2 = tile.combine %a, %b owners [0, 1] : !tile.tile<n=16, d=8, f32>, !tile.tile<n=16, d=16, f32> -> !tile.tile<n=16, d=8, f32>, !tile.tile<n=16, d=16, f32>
+  return
+}
+
+// -----
+
+func.func @combine(%a: !tile.tile<m=16, d=8, f32>) {
+  // expected-error @+1 {{combines rows of tokens with channels, not '!tile.tile<m=16, d=8, f32>'}}
+  %s = tile.combine %a owners [0] : !tile.tile<m=16, d=8, f32> -> !tile.tile<m=16, d=8, f32>
+  return
+}
+
+// -----
+
+func.func @store(%t: !tile.tile<n=32, d=8, f32>, %y: !flare.tensor<n, d=8, bf16>, %first: index) {
+  // expected-error @+1 {{owners are of each block of 16 tokens}}
+  tile.store %t, %y at %first owners [0] : !tile.tile<n=32, d=8, f32>, !flare.tensor<n, d=8, bf16>
   return
 }

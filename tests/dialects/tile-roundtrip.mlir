@@ -12,6 +12,19 @@ func.func private @layouts(!tile.tile<n=16, m=16, f32, #tile.layout<reg [n1, m8,
 // CHECK: func.func private @config() attributes {c = #tile.config<rows = n, tile = 96, heads = 3, row_groups = 1, workers = 2, worker_rows = 48, stages = 4, unroll = 2, blocks = 264, sums = "add", exp = "poly3:4", park = "none", min_blocks = 3>}
 func.func private @config() attributes {c = #tile.config<rows = n, tile = 96, heads = 3, row_groups = 1, workers = 2, worker_rows = 48, stages = 4, unroll = 2, blocks = 264, sums = "add", exp = "poly3:4", park = "none", min_blocks = 3>}
 
+// CHECK: func.func private @columns() attributes {c = #tile.config<rows = n, tile = 64, heads = 1, row_groups = 1, workers = 4, worker_rows = 32, stages = 2, unroll = 0, blocks = 264, sums = "mma", exp = "mufu", park = "shared", min_blocks = 2, column_workers = 2>}
+func.func private @columns() attributes {c = #tile.config<rows = n, tile = 64, heads = 1, row_groups = 1, workers = 4, worker_rows = 32, stages = 2, unroll = 0, blocks = 264, sums = "mma", exp = "mufu", park = "shared", min_blocks = 2, column_workers = 2>}
+
+// CHECK: tile.combine %{{.*}}, %{{.*}} owners [0, 1, 2, 3] : !tile.tile<n=32, d=8, f32>, !tile.tile<n=32, d=8, f32> -> !tile.tile<n=32, d=8, f32>, !tile.tile<n=32, d=8, f32>
+// CHECK: tile.worker_column 512
+// CHECK: tile.store %{{.*}}, %{{.*}} at %{{.*}} owners [2, 3] : <n=32, d=8, f32>, <n, d=8, bf16>
+func.func @combined(%dk: !tile.tile<n=32, d=8, f32>, %dv: !tile.tile<n=32, d=8, f32>, %grad: !flare.tensor<n, d=8, bf16>) {
+  %k, %v = tile.combine %dk, %dv owners [0, 1, 2, 3] : !tile.tile<n=32, d=8, f32>, !tile.tile<n=32, d=8, f32> -> !tile.tile<n=32, d=8, f32>, !tile.tile<n=32, d=8, f32>
+  %c = tile.worker_column 512
+  tile.store %v, %grad at %c owners [2, 3] : !tile.tile<n=32, d=8, f32>, !flare.tensor<n, d=8, bf16>
+  return
+}
+
 // Nothing read, nothing carried.
 // CHECK: tile.stream(%{{.*}}) init() tile 16 : (!flare.tensor<n, d=8, f32>), () -> ()
 // CHECK: tile.pairs rows n unroll 0 ins() init() : (), () -> ()

@@ -231,6 +231,8 @@ class Merge(TestCase):
             self.assertTrue((z == expected).all() and lse == lses.max())
             (grad,) = torch.autograd.grad(lse.sum() + z.sum(), lses)
             self.assertTrue(grad.isfinite().all())
+        zs[0] = float("nan")  # of a part that counts for nothing
+        self.assertTrue((ops.merge(zs, torch.tensor([float("-inf"), 1.0]).view(2, 1, 1, 1))[0] == 2).all())
         nan = torch.tensor([float("nan"), 0.0]).view(2, 1, 1, 1)
         self.assertTrue(all(t.isnan().all() for t in ops.merge(zs, nan)))
 
@@ -335,6 +337,19 @@ class Autocast(TestCase):
             y, lse = ops.decode(k, q, z.to(half))
             self.assertEqual((y.dtype, lse.dtype), (half, torch.float32))
             self.assertTrue(torch.equal(y, ops.decode(k.to(half), q.to(half), z.to(half).float())[0]))
+
+    def test_stages_of_the_backward_pass(self):
+        q, k, v, z = inputs()
+        half = torch.bfloat16
+        y, z, le, ld = ops.mixer_forward(*(t.to(half) for t in (q, k, v)))
+        g = torch.randn_like(y)
+        expected = ops.mixer_backward_latents(g, q.to(half), k.to(half), y, ld)
+        with torch.autocast(DEVICE, dtype=half):
+            dz, delta = ops.mixer_backward_latents(g.float(), q, k, y, ld)
+            grads = ops.mixer_backward_joint(g.float(), q, k, v, z, dz, le, ld, delta)
+        self.assertTrue(torch.equal(dz, expected[0]) and torch.equal(delta, expected[1]))
+        for a, b in zip(grads, ops.mixer_backward_joint(g, q.to(half), k.to(half), v.to(half), z, dz, le, ld, delta)):
+            self.assertTrue(torch.equal(a, b))
 
     def test_gradients_come_in_the_dtypes_of_the_inputs(self):
         q, k, v, z = inputs()

@@ -348,6 +348,28 @@ class Ops(TestCase):
         r = torch.tensor([[0, 20], [3, 3], [1, 19]], dtype=torch.int32, device=DEVICE)
         torch.library.opcheck(ops.mixer_forward.default, (q, k, v, 0.5), {"range": r, "mask": mask})
 
+    def test_float64_without_values(self):
+        """The composite implementation runs where torch.compile and torch.func have no numbers in lengths."""
+        case = Case(n=7, m=3, d=4, dtype=torch.float64, lengths=[7, 0, 3])
+        q, k, v = (t.nan_to_num().requires_grad_() for t in (case.q, case.k, case.v))
+        loss = lambda q, k, v: ops.mixer(q, k, v, 0.7, **case.tokens).square().sum()
+        expected = torch.autograd.grad(loss(q, k, v), (q, k, v))
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        for grads in (torch.autograd.grad(compiled(q, k, v), (q, k, v)), torch.func.grad(loss, (0, 1, 2))(q.detach(), k.detach(), v.detach())):
+            for a, b in zip(grads, expected):
+                torch.testing.assert_close(a, b)
+        torch.library.opcheck(ops.mixer.default, (q, k, v, 0.7), dict(case.tokens))
+
+    def test_what_a_batch_without_tokens_has_in_z_is_not_read(self):
+        for dtype in (torch.float32, torch.float64):
+            case = Case(n=7, m=3, d=4, b=2, dtype=dtype, shared=False, lengths=[7, 0])
+            z = torch.randn(2, 2, 3, 4, dtype=dtype, device=DEVICE)
+            z[1] = BAD
+            leaves = [t.nan_to_num().requires_grad_() for t in (case.k, case.q)] + [z.requires_grad_()]
+            y, lse = ops.decode(leaves[0], leaves[1], leaves[2], 0.7, range=range_of(case.k, case.tokens))
+            for t in (y, lse, *torch.autograd.grad(y.sum() + lse.sum(), leaves)):
+                self.assertTrue(t.isfinite().all())
+
 
 @unittest.skipIf(SIMULATE, "of the ops, not of kernels")
 class Messages(unittest.TestCase):
@@ -371,7 +393,9 @@ class Messages(unittest.TestCase):
         self.refuses("mask has shape .3, 9.; expected .B, N. = .3, 10.", q, k, k, mask=torch.ones(3, 9, dtype=torch.bool, device=DEVICE))
         self.refuses("mask has shape .1, 10.; expected .total. = .10.", q, flat, flat, cu_seqlens=i(0, 10), mask=torch.ones(1, 10, dtype=torch.bool, device=DEVICE))
         self.refuses("same shape .total, H, D.", q, flat, flat[:9], cu_seqlens=i(0, 9))
-        self.refuses("rank 3; expected .B, H, N, D.", q, flat, flat)
+        self.refuses("rank 3; expected .B, H, N, D.*for packed sequences .total, H, D. give cu_seqlens", q, flat, flat)
+        self.refuses(r"k \[10, 3, 8\] does not go with q \[2, 5, 8\]; expected packed tokens .total, H, D. of 2 heads and head dim 8",
+                     q, torch.randn(10, 3, 8, device=DEVICE), torch.randn(10, 3, 8, device=DEVICE), cu_seqlens=i(0, 10))  # fmt: skip
 
     @unittest.skipIf(DEVICE != "cpu", "a GPU's values are not looked at")
     def test_values_on_the_cpu_are_looked_at(self):
@@ -380,6 +404,10 @@ class Messages(unittest.TestCase):
         self.refuses(r"tokens of batch 1 would be \[0, 11\) of 10.*lengths must be 0 to N", q, k, k, lengths=i(3, 11, 2))
         self.refuses(r"tokens of batch 1 would be \[0, -1\)", q, k, k, lengths=i(3, -1, 2))
         self.refuses(r"tokens of batch 1 would be \[7, 5\) of 10.*must not decrease", q, flat, flat, cu_seqlens=i(0, 7, 5, 10))
+        self.refuses("of 10; lengths must be 0 to N", q, k, k, lengths=torch.tensor([3, 2**32 + 5, 2]))
+        self.refuses("of 10; lengths must be 0 to N", q, flat, flat, cu_seqlens=torch.tensor([0, 2**32 + 7, 10]))
+        with self.assertRaisesRegex(RuntimeError, r"packed tokens of batches 2 and 0 would be \[0, 6\) and \[5, 9\); a row belongs to one batch at most"):
+            ops.encode(q, flat, flat, range=torch.tensor([[5, 9], [7, 7], [0, 6]], dtype=torch.int32))
 
     @unittest.skipIf(DEVICE == "cpu", "on the CPU they are errors")
     def test_what_makes_no_sense_is_taken_as_the_nearest_that_does(self):

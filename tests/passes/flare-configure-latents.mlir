@@ -14,20 +14,20 @@ func.func @few(%q: !flare.tensor<m=64, d=8, bf16>, %k: !flare.tensor<n, d=8, bf1
   return %y : !flare.tensor<n, d=8, bf16>
 }
 
-// A warp of 128 registers holds 64 and eight share out 512; without sums to keep (dz) it holds 128. 512 · 8 numbers of dq don't fit beside dk and dv: a sweep of its own, with latents for rows.
+// A warp of 128 registers holds 64 and eight share out 512; without sums to keep (dz) it holds 128. 512 · 8 numbers of dq don't fit beside dk and dv either: four workers share them out.
 // CHECK-LABEL: func.func @many_forward
 // CHECK: rows = m, {{.*}} row_groups = 1, workers = 8, worker_rows = 64,
 // CHECK-LABEL: func.func @many_backward
 // CHECK: rows = m, {{.*}} row_groups = 1, workers = 4, worker_rows = 128,
-// CHECK: rows = n, {{.*}}, unroll = 1, {{.*}} park = "shared"{{.*}} -> !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16>
-// CHECK: rows = m, {{.*}} row_groups = 2, workers = 4, worker_rows = 64, {{.*}} -> !flare.tensor<m=512, d=8, f32>
+// CHECK: rows = n, tile = 32, heads = 1, {{.*}} workers = 4, worker_rows = 32, {{.*}} unroll = 0, {{.*}} park = "shared", min_blocks = 2, column_workers = 4> -> !flare.tensor<m=512, d=8, f32>, !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16>
 func.func @many(%q: !flare.tensor<m=512, d=8, bf16>, %k: !flare.tensor<n, d=8, bf16>, %v: !flare.tensor<n, d=8, bf16>, %scale: f32) -> !flare.tensor<n, d=8, bf16> {
   %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !flare.tensor<m=512, d=8, bf16>, !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16> -> !flare.tensor<m=512, d=8, f32>, !flare.tensor<m=512, f32>
   %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !flare.tensor<n, d=8, bf16>, !flare.tensor<m=512, d=8, bf16>, !flare.tensor<m=512, d=8, f32> -> !flare.tensor<n, d=8, bf16>, !flare.tensor<n, f32>
   return %y : !flare.tensor<n, d=8, bf16>
 }
 
-// Nor does a multiprocessor hold 4096 as columns: their operands are made again for each block of them.
+// 4096 are too many for eight workers, so dq has a sweep of its own, with latents for rows. Nor does a multiprocessor hold 4096 as columns: their operands are
+// made again for each block of them.
 // CHECK-LABEL: func.func @most_backward
 // CHECK: rows = m, {{.*}} row_groups = 4, workers = 8, worker_rows = 128,
 // CHECK: rows = n, {{.*}} park = "none"

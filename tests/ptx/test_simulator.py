@@ -246,6 +246,57 @@ class Kernels(unittest.TestCase):
                 seen += 1
         self.assertGreaterEqual(seen, len(places) - 1, f"of {len(places)} barriers and waits")
 
+    def backward(self, batch, heads=2, latents=64, config="", tokens=70):
+        """Of a mixer with shared latents: (results, the function as compiled, exact gradients, a call with other code)."""
+        import torch
+        from flarec_test import dense
+        from simulated_ops import Function
+
+        request = {"mixer": {"head_dim": 8, "latents": latents, "dtype": "bf16", "gradients": "qkv"}, "target": "sm_90a", "config": config}
+        manifest, modules = artefact.compile_ptx(LIBRARY, request)
+        generator = torch.Generator().manual_seed(7)
+        tensor = lambda *shape: torch.randn(shape, generator=generator).to(torch.bfloat16)
+        q, k, v, g = tensor(1, heads, latents, 8), *(tensor(batch, heads, tokens, 8) for _ in range(3))
+        leaves = [t.double().requires_grad_() for t in (q, k, v)]
+        y, z, *lses = dense(*leaves, 1.0)
+        exact = torch.autograd.grad(y, leaves, g.double())
+        given = dict(grad_y=g, q=q, k=k, v=v, y=y.detach().bfloat16(), z=z.detach().float(), lse_encode=lses[0].detach().float(), lse_decode=lses[1].detach().float())
+        function = Function(manifest, modules, "mixer_backward")
+        inputs = [given[t["name"]] for t in function.function["tensors"] if t["role"] == "input"]
+        call = lambda modules: Function(manifest, modules, "mixer_backward")(*inputs, scale=1.0, sizes=(batch, heads, tokens, 1))
+        return function(*inputs, scale=1.0, sizes=(batch, heads, tokens, 1)), function, exact, call
+
+    def test_workers_that_share_out_the_columns(self):
+        for sharers, rows in ((2, 16), (4, 32), (4, 16)):
+            config = "{mixer_backward = [{}, {heads = 1, workers = 4, worker_rows = %d, tile = %d, column_workers = %d}]}" % (rows, 4 // sharers * rows, sharers)
+            grads, function, exact, call = self.backward(1, config=config)
+            for mine, right in zip(grads, exact):
+                self.assertLess((mine.double() - right).abs().max(), 0.02 * right.abs().max(), config)
+        # Without the barrier between writing parts of sums and reading them there is a race.
+        sweep = next(k for k in function.function["kernels"] if k["sweep"] == 1 and k["grid"] == "sweep")
+        code = sweep["variants"][0]["code"]
+        text = function.modules[code].decode()
+        barriers = [m.span() for m in re.finditer(r"bar\.sync[^;]*;", text)]
+        caught = 0
+        for start, end in barriers:
+            changed = list(function.modules)
+            changed[code] = (text[:start] + text[end:]).encode()
+            try:
+                call(changed)
+            except Fault:
+                caught += 1
+        # One each before the loops, in and at the end of the fast and of the safe one; all tiles but the last are fast here.
+        self.assertGreaterEqual(caught, 3, f"of {len(barriers)}")
+
+    def test_gradients_of_shared_latents_are_merged_once(self):
+        """Blocks of the merge whose batch has no latents of its own have nothing to add up: work in proportion to the batch, not to its square."""
+        loads = {}
+        for batch in (2, 8):
+            grads, function, exact, _ = self.backward(batch, heads=1, tokens=16)
+            self.assertLess((grads[0].double() - exact[0]).abs().max(), 0.02 * exact[0].abs().max())
+            loads[batch] = sum(n for symbol, counts in function.counts.items() if "merge" in symbol for opcode, n in counts.items() if opcode.startswith("ld.global"))
+        self.assertLess(loads[8], 4.5 * loads[2])
+
 
 if __name__ == "__main__":
     unittest.main()

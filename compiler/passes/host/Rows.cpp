@@ -599,13 +599,14 @@ void KernelLowering::emit(tile::MergeSumOp op) {
   int64_t n = registersOf(type);
   const Tensor &t = tensors[op.getPartial()];
   // Shared latents: the batches of one latent batch follow each other.
-  Value each = c64(1), firstBatch = batch;
+  Value each = c64(1), firstBatch = batch, total = splits;
   if (op.getReduced()) {
     each = div(batches, latentBatches);
     mayStore = lt(batch, latentBatches);
     firstBatch = mul(min(batch, add(latentBatches, -1)), each);
+    total = select(mayStore, mul(splits, each), c64(0)); // blocks of other batches have nothing to do
   }
-  tiles[op.getResult()] = loop(c64(0), mul(splits, each), 1, Registers(n, all(0)), [&](Value i, const Registers &acc) {
+  tiles[op.getResult()] = loop(c64(0), total, 1, Registers(n, all(0)), [&](Value i, const Registers &acc) {
     Value s = rem(i, splits), bb = add(firstBatch, div(i, splits));
     Registers x = loadRows(partialRows(op.getPartial(), s, bb, at), leftOf(t.type, at), type.getD());
     for (int64_t j = 0; j < n; ++j)

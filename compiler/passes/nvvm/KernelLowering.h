@@ -1,6 +1,7 @@
 // tile-to-nvvm, shared by its parts: the state of a kernel that is being lowered and what each part offers the others.
 //
-// A block is heads × workers warps. Warp w works on head w / workers of the block's head group, as worker w % workers.
+// A block is heads × workers warps. Warp w works on head w / workers of the block's head group, as worker w % workers; of a row's column_workers
+// the worker % column_workers-th.
 #pragma once
 #include "layout/Layout.h"
 #include "passes/Registers.h"
@@ -64,14 +65,16 @@ struct KernelLowering : Emit {
   DenseMap<Value, StageAt> stages;
   struct Parked {
     int64_t offset, registers;
+    int64_t lanes; // the first ones, of which all others hold copies
     tile::StashOp op;
     unsigned result;
+    int64_t bytes() const { return registers * lanes * 4; } // of 16 latents
   };
   DenseMap<Value, Parked> stashes;
   Value tokens, batches, heads, latentBatches, splits;
   std::optional<Tensor> range, mask; // which tokens there are, as given
   Value maskRow;                     // of the range's first token, batch 0
-  Value lane, thread, worker, headInBlock, head, headIsReal, firstHead, batch, split, rowGroup;
+  Value lane, thread, worker, rowWorker, columnWorker, headInBlock, head, headIsReal, firstHead, batch, split, rowGroup;
   Value shared;
   int64_t stashHeadBytes = 0, sharedBytes = 0;
   LogicalResult status = success();
@@ -201,6 +204,7 @@ struct KernelLowering : Emit {
   Value loadElement(Type e, Value p);
   void emit(tile::StoreOp op);
   void storeElement(Type e, Value v, Value p);
+  void emit(tile::CombineOp op);
   void emit(tile::MaxNormOp op);
 
   //-- Merges: workers take every workers-th split, then add up in order through shared memory
@@ -218,24 +222,28 @@ struct KernelLowering : Emit {
   int64_t registersOf(TileType t);
   void emit(tile::StashOp op);
   Value stashBase() { return offset(shared, widen(mul(headInBlock, stashHeadBytes))); }
-  /// Up to four registers a lane at once: [chunk][lane][registers of the chunk].
+  /// Up to four registers a lane at once: [chunk][lane][registers of the chunk]. f(first register, how many).
   template <typename F> void forChunks(int64_t registers, F f) {
-    for (int64_t first = 0, bytes = 0; first < registers;) {
+    for (int64_t first = 0; first < registers;) {
       int64_t n = registers - first >= 4 ? 4 : registers - first >= 2 ? 2 : 1;
-      f(first, n, bytes);
+      f(first, n);
       first += n;
-      bytes += n * 128;
     }
   }
+  Value distinctLane(const Parked &p) { return p.lanes == 32 ? lane : andBits(lane, p.lanes - 1); }
   void storeVector(ArrayRef<Value> x, Value p);
   Registers loadVector(Type e, int64_t n, Value p);
   /// One block of 16 latents of a stash, `block` an i32.
   Registers fetch(Value stash, Value block, TileType type);
   Value stashPointer;
+  /// The column block `column` (i32) of this worker, among all.
+  Value columnBlock(Parked p, Value column);
 
   //-- The ring of staged tokens
   SmallVector<Slot> slots;
-  int64_t stageBytes = 0, ringOffset = 0;
+  int64_t stageBytes = 0, ringOffset = 0, combineOffset = 0;
+  /// Of a worker's parts of sums over columns.
+  int64_t combineBytes(tile::StreamOp op);
   /// Rows are copied in the largest power of two of bytes that divides them, 16 at most.
   int64_t chunkBytes(FlareTensorType t) { return rowAlignment(t); }
   void planRing(tile::StreamOp op);
@@ -269,6 +277,9 @@ struct KernelLowering : Emit {
 
   //-- Blocks of scores
   void emit(tile::PairsOp op);
+  bool addsUp(tile::PairsOp op);
+  /// Blocks of columns 0 to `looped`, `unroll` in line, in chunks with sums of their own.
+  void columns(tile::PairsOp op, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state);
   /// One block of columns against all row blocks.
   void column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state);
   /// Constants stay constants, so that masks can see them.

@@ -41,7 +41,7 @@ void KernelLowering::emit(tile::StoreOp op) {
     Value splitStride = mul(heads, t.rows() * std::max<int64_t>(1, d));
     base = offset(base, mul(mul(split, splitStride), bytesOf(e)));
     if (config.getRows() == Index::n) {
-      int64_t copyRows = t.rows() / config.getWorkers();
+      int64_t copyRows = t.rows() / config.getWorkers(); // or parts of a copy
       first = add(first, widen(mul(worker, copyRows)));
     }
   }
@@ -69,14 +69,20 @@ void KernelLowering::emit(tile::StoreOp op) {
   Value here = offset(rowAddress(target, add(first, laneRow)), widen(mul(laneChannel, bytesOf(e))));
   here = offset(here, mul(mul(tileFirst, t.strideRow), bytesOf(e)));
   auto addressOf = [&](Value row) { return offset(here, mul(mul(row, t.strideRow), bytesOf(e))); };
-  auto isValid = [&](Value row) {
+  auto isOwner = [&](Value valid, int64_t row) {
+    if (!op.getOwners())
+      return valid;
+    return both(valid, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, columnWorker, c32((*op.getOwners())[row / tile::blockSize])));
+  };
+  auto isValid = [&](Value row) -> Value {
     if (fullTile && a == Axis::n)
       return mine;
     return both(mine, lt(add(add(add(first, laneRow), tileFirst), row), limit));
   };
   // Copies of numbers share out the rows instead of leaving all to one lane.
   int64_t lanes = int64_t(1) << copyBits;
-  if (!d && copies == lanes - 1 && lanes > 1 && rows.size() % lanes == 0 && kernel.getKind() != "merge") {
+  bool oneOwner = !op.getOwners() || llvm::all_equal(*op.getOwners());
+  if (!d && copies == lanes - 1 && lanes > 1 && rows.size() % lanes == 0 && kernel.getKind() != "merge" && oneOwner) {
     SmallVector<std::pair<int64_t, Value>> all;
     for (auto &[rowOffset, values] : rows)
       all.push_back({rowOffset, values[0].second});
@@ -87,7 +93,7 @@ void KernelLowering::emit(tile::StoreOp op) {
         v = v ? select(is, all[i + j].second, v) : all[i + j].second;
         row = row ? select(is, here, row) : here;
       }
-      Value valid = isValid(row);
+      Value valid = isOwner(isValid(row), 0);
       onlyIf(valid, [&] {
         if (mask && t.type.getTokens())
           v = select(isThere(add(add(add(first, laneRow), tileFirst), row), valid), v, cf(0));
@@ -136,7 +142,7 @@ void KernelLowering::emit(tile::StoreOp op) {
         i += two ? 2 : 1;
       }
     };
-    Value valid = isValid(c64(rowOffset));
+    Value valid = isOwner(isValid(c64(rowOffset)), rowOffset);
     onlyIf(valid, [&] { storeRow(valid); });
   }
 }
@@ -148,6 +154,50 @@ void KernelLowering::storeElement(Type e, Value v, Value p) {
   }
   Value packed = pack(e, v, cf(0));
   store(arith::TruncIOp::create(b, loc, b.getI16Type(), packed), p, 2);
+}
+
+// In shared memory [worker][block of rows][registers, four a lane at once]. The barrier at the end of a tile lies between these reads and the next writes.
+void KernelLowering::emit(tile::CombineOp op) {
+  int64_t count = registersOf(tileType(op.getParts().front())), bytes = count * 128; // of a block of rows
+  int64_t blocks = op.getOwners().size(), sharers = config.getColumnWorkers();
+  Value area = offset(offset(shared, combineOffset), widen(mul(sub(worker, columnWorker), blocks * bytes)));
+  area = offset(area, widen(mul(headInBlock, blocks * bytes * config.getWorkers())));
+  Value mine = offset(area, widen(mul(columnWorker, blocks * bytes)));
+  int64_t next = 0;
+  for (Value part : op.getParts())
+    for (int64_t block = 0; block < blocksOf(tileType(part)); ++block, ++next)
+      forChunks(count, [&](int64_t first, int64_t n) {
+        storeVector(ArrayRef(tiles[part]).slice(block * count + first, n), offset(offset(mine, next * bytes + first * 128), widen(mul(lane, n * 4))));
+      });
+  barrier();
+  // The j-th block of each owner, which is another one for each.
+  int64_t owners = 1 + *llvm::max_element(op.getOwners()), share = blocks / owners;
+  SmallVector<SmallVector<int64_t>> owned(owners);
+  for (auto [block, owner] : llvm::enumerate(op.getOwners()))
+    owned[owner].push_back(block);
+  SmallVector<Registers> sums(share);
+  for (int64_t j = 0; j < share; ++j) {
+    Value block = c32(owned[0][j]);
+    for (int64_t o = 1; o < owners; ++o)
+      block = select(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, columnWorker, c32(o)), c32(owned[o][j]), block);
+    Value from = offset(area, widen(mul(block, bytes)));
+    for (int64_t c = 0; c < sharers; ++c) {
+      Registers part;
+      forChunks(count, [&](int64_t first, int64_t n) {
+        part.append(loadVector(f32(), n, offset(offset(from, c * blocks * bytes + first * 128), widen(mul(lane, n * 4)))));
+      });
+      for (int64_t i = 0; i < count; ++i)
+        c == 0 ? sums[j].push_back(part[i]) : void(sums[j][i] = fadd(sums[j][i], part[i]));
+    }
+  }
+  next = 0;
+  SmallVector<int64_t> taken(owners, 0);
+  for (auto [part, sum] : llvm::zip(op.getParts(), op.getSums())) {
+    Registers all;
+    for (int64_t block = 0; block < blocksOf(tileType(part)); ++block)
+      all.append(sums[taken[op.getOwners()[next++]]++]);
+    tiles[sum] = all;
+  }
 }
 
 void KernelLowering::emit(tile::MaxNormOp op) {

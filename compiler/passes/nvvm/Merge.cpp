@@ -104,6 +104,8 @@ void KernelLowering::emit(tile::MergeSumOp op) {
     headIsReal = both(headIsReal, real);
   }
   Value total = mul(mul(splits, copies), each);
+  if (op.getReduced()) // blocks of other batches have nothing to do
+    total = select(real, total, c64(0));
   auto loop = scf::ForOp::create(b, loc, widen(worker), total, c64(mergeWorkers), Registers(n, cf(0)));
   {
     OpBuilder::InsertionGuard guard(b);

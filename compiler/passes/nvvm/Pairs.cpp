@@ -14,10 +14,10 @@ void KernelLowering::emit(tile::StashOp op) {
   auto yield = cast<tile::YieldOp>(op.getRegion().front().getTerminator());
   int64_t count = blocksOf(op.getLatents());
   for (auto [i, r] : llvm::enumerate(op.getResults())) {
-    int64_t regs = registersOf(tileType(yield.getResults()[i]));
-    stashes[r] = {stashHeadBytes, regs, op, unsigned(i)};
+    TileType t = tileType(yield.getResults()[i]);
+    stashes[r] = {stashHeadBytes, registersOf(t), layoutOf(t).distinctLanes(), op, unsigned(i)};
     if (config.getPark() == "shared")
-      stashHeadBytes += (count * regs * 128 + 15) / 16 * 16;
+      stashHeadBytes += (count * stashes[r].bytes() + 15) / 16 * 16;
   }
   if (config.getPark() != "shared")
     return;
@@ -33,12 +33,18 @@ void KernelLowering::emit(tile::StashOp op) {
       return;
     for (auto [i, r] : llvm::enumerate(op.getResults())) {
       Parked p = stashes[r];
-      Value at = offset(offset(headBase, p.offset), widen(mul(block, p.registers * 128)));
+      Value at = offset(offset(headBase, p.offset), widen(mul(block, p.bytes())));
       const Registers &x = tiles[yield.getResults()[i]];
-      forChunks(p.registers, [&](int64_t first, int64_t n, int64_t bytes) {
-        Value q = offset(offset(at, bytes), widen(mul(lane, n * 4)));
-        storeVector(ArrayRef(x).slice(first, n), q);
-      });
+      auto write = [&] {
+        forChunks(p.registers, [&](int64_t first, int64_t n) {
+          Value q = offset(offset(at, first * p.lanes * 4), widen(mul(distinctLane(p), n * 4)));
+          storeVector(ArrayRef(x).slice(first, n), q);
+        });
+      };
+      if (p.lanes == 32)
+        write();
+      else
+        onlyIf(lt(lane, c32(p.lanes)), write);
     }
   }
   barrier();
@@ -63,19 +69,24 @@ Registers KernelLowering::loadVector(Type e, int64_t n, Value p) {
   return r;
 }
 
+Value KernelLowering::columnBlock(Parked p, Value column) {
+  int64_t sharers = config.getColumnWorkers();
+  return sharers == 1 ? column : add(column, mul(columnWorker, blocksOf(p.op.getLatents()) / sharers));
+}
+
 Registers KernelLowering::fetch(Value stash, Value block, TileType type) {
   Parked p = stashes[stash];
   if (config.getPark() != "shared") {
     // Nothing parked: compute this block again.
-    numbers[p.op.getRegion().getArgument(0)] = widen(mul(block, tile::blockSize));
+    numbers[p.op.getRegion().getArgument(0)] = widen(mul(columnBlock(p, block), tile::blockSize));
     lowerBlock(p.op.getRegion().front());
     return tiles[p.op.getRegion().front().getTerminator()->getOperand(p.result)];
   }
-  Value at = offset(offset(stashPointer, p.offset), widen(mul(block, p.registers * 128)));
+  Value at = offset(offset(stashPointer, p.offset), widen(mul(columnBlock(p, block), p.bytes())));
   Type e = isHalf(type.getElement()) ? i32() : f32();
   Registers r;
-  forChunks(p.registers, [&](int64_t, int64_t n, int64_t bytes) {
-    Value q = offset(offset(at, bytes), widen(mul(lane, n * 4)));
+  forChunks(p.registers, [&](int64_t first, int64_t n) {
+    Value q = offset(offset(at, first * p.lanes * 4), widen(mul(distinctLane(p), n * 4)));
     r.append(loadVector(e, n, q));
   });
   return r;
@@ -107,37 +118,11 @@ void KernelLowering::emit(tile::PairsOp op) {
   int64_t unroll = op.getUnroll() == 0 || columnState ? colBlocks : std::min<int64_t>(op.getUnroll(), colBlocks);
   int64_t looped = colBlocks / unroll * unroll;
   if (looped > unroll) {
-    Registers flat;
-    for (auto &s : state)
-      flat.append(s);
-    auto loop = scf::ForOp::create(b, loc, c32(0), c32(looped), c32(unroll), flat);
-    loop->setAttr("flarec.no_unroll", b.getUnitAttr());
-    {
-      OpBuilder::InsertionGuard guard(b);
-      b.setInsertionPointToStart(loop.getBody());
-      tf32.clear();
-      unsigned next = 0;
-      for (auto &s : state) {
-        size_t n = s.size();
-        s = Registers(ValueRange(loop.getRegionIterArgs()).slice(next, n));
-        next += n;
-      }
-      for (int64_t u = 0; u < unroll; ++u)
-        column(op, add(loop.getInductionVar(), u), rowBlocks, state);
-      if (failed(status))
-        return;
-      Registers yields;
-      for (auto &s : state)
-        yields.append(s);
-      scf::YieldOp::create(b, loc, yields);
-    }
-    tf32.clear();
-    unsigned next = 0;
-    for (auto &s : state) {
-      size_t n = s.size();
-      s = Registers(ValueRange(loop.getResults()).slice(next, n));
-      next += n;
-    }
+    constexpr int64_t chain = 16; // iterations that add to one sum
+    bool summed = addsUp(op) && looped / unroll > 2 * chain;
+    columns(op, summed ? chain * unroll : looped, looped, unroll, rowBlocks, state);
+    if (failed(status))
+      return;
   } else {
     looped = 0;
   }
@@ -145,6 +130,71 @@ void KernelLowering::emit(tile::PairsOp op) {
     column(op, c32(c), rowBlocks, state);
   for (auto [r, s] : llvm::zip(op.getResults(), state))
     tiles[r] = s;
+}
+
+/// Are all accumulators sums in f32, of more than 16 bits each?
+bool KernelLowering::addsUp(tile::PairsOp op) {
+  Block &body = op.getRegion().front();
+  for (unsigned i = 0; i < op.getInits().size(); ++i) {
+    Value v = body.getArgument(2 + op.getIns().size() + i);
+    while (v.hasOneUse()) {
+      Operation *user = *v.user_begin();
+      if (auto contract = dyn_cast<tile::ContractOp>(user); contract && contract.getAcc() == v && !isHalf(tileType(contract.getA().front()).getElement()))
+        v = contract.getOut();
+      else if (auto sum = dyn_cast<tile::SumOp>(user); sum && sum.getAcc() == v)
+        v = sum.getOut();
+      else
+        break;
+    }
+    if (isa<BlockArgument>(v) || body.getTerminator()->getOperand(i) != v || !v.hasOneUse())
+      return false;
+  }
+  return !op.getInits().empty();
+}
+
+// Hundreds of additions to one sum lose more bits than there are to lose in f32: a sum of `chunk` columns starts at zero and is added to the others' after that.
+void KernelLowering::columns(tile::PairsOp op, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state) {
+  auto flat = [&] {
+    Registers all;
+    for (auto &s : state)
+      all.append(s);
+    return all;
+  };
+  auto take = [&](ValueRange from) {
+    unsigned next = 0;
+    for (auto &s : state) {
+      size_t n = s.size();
+      s = Registers(from.slice(next, n));
+      next += n;
+    }
+  };
+  auto loop = [&](Value first, Value last, int64_t step, function_ref<void(Value)> body) {
+    auto loop = scf::ForOp::create(b, loc, first, last, c32(step), flat());
+    loop->setAttr("flarec.no_unroll", b.getUnitAttr());
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(loop.getBody());
+    tf32.clear();
+    take(loop.getRegionIterArgs());
+    body(loop.getInductionVar());
+    scf::YieldOp::create(b, loc, flat());
+    tf32.clear();
+    take(loop.getResults());
+  };
+  auto unrolled = [&](Value first) {
+    for (int64_t u = 0; u < unroll && succeeded(status); ++u)
+      column(op, add(first, u), rowBlocks, state);
+  };
+  if (chunk == looped)
+    return loop(c32(0), c32(looped), unroll, unrolled);
+  loop(c32(0), c32(looped), chunk, [&](Value first) {
+    Registers before = flat();
+    take(Registers(before.size(), cf(0)));
+    loop(first, min(add(first, chunk), c32(looped)), unroll, unrolled);
+    Registers sum;
+    for (auto [x, y] : llvm::zip(before, flat()))
+      sum.push_back(fadd(x, y));
+    take(sum);
+  });
 }
 
 void KernelLowering::column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state) {

@@ -28,7 +28,19 @@ void KernelLowering::planRing(tile::StreamOp op) {
     slots.push_back(s);
   }
   ringOffset = (stashHeadBytes * config.getHeads() + 127) / 128 * 128;
-  sharedBytes = ringOffset + stageBytes * config.getStages();
+  combineOffset = ringOffset + stageBytes * config.getStages();
+  sharedBytes = combineOffset + combineBytes(op) * config.getWorkers() * config.getHeads();
+}
+
+int64_t KernelLowering::combineBytes(tile::StreamOp op) {
+  int64_t bytes = 0;
+  op.walk([&](tile::CombineOp combine) {
+    int64_t registers = 0;
+    for (Value part : combine.getParts())
+      registers += blocksOf(tileType(part)) * registersOf(tileType(part));
+    bytes = std::max(bytes, registers * 128);
+  });
+  return bytes;
 }
 
 int64_t KernelLowering::piecesPerToken(const Copy &c) {
@@ -231,6 +243,9 @@ void KernelLowering::emit(tile::StreamOp op) {
 
   Block &body = op.getRegion().front();
   scf::IfOp branch = fastOrSafe(op);
+  bool onlyFull = true;
+  for (auto bounded : body.getOps<tile::BoundedOp>())
+    onlyFull &= !bounded.getPartial();
   // Loops carry the tile, its stage, where the next copies come from, and the body's state.
   Registers state{first, c32(0), cursor.left};
   state.append(cursor.bytes);
@@ -281,7 +296,7 @@ void KernelLowering::emit(tile::StreamOp op) {
     cursor = advance(op, cursor);
     bind(after->getArguments());
     tf32.clear();
-    fullTile = bool(mayRun); // as the guards of fast bodies have asked
+    fullTile = mayRun && onlyFull; // as the guards of fast bodies have asked
     lowerBlock(work);
     fullTile = false;
     tf32.clear();
@@ -380,7 +395,7 @@ void KernelLowering::emit(tile::BoundedOp op) {
   // The rows that this worker uses.
   bool own = config.getRows() == Index::n;
   int64_t rows = own ? config.getWorkerRows() : config.getTile();
-  Value firstRow = own ? mul(worker, rows) : c32(0);
+  Value firstRow = own ? mul(rowWorker, rows) : c32(0);
   // Squares of bf16 may be added up in bf16, two channels at once: each addition is wrong by 2^-9 of the sum at most, for which the limit makes room.
   int64_t additions = s.slot.slotBytes / 4 + 1;
   bool coarse = e.isBF16() && additions <= 20;
@@ -424,8 +439,9 @@ void KernelLowering::emit(tile::BoundedOp op) {
   Value square = fmul(fmul(factor, factor), worst);
   // An ordered comparison: NaN answers no. 0·inf is NaN too.
   Value small = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, square, cf(limit * limit));
-  Value full = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sle, add(number(op.getN0()), config.getTile()), tokens);
-  numbers[op.getOk()] = allLanes(both(small, full));
+  if (!op.getPartial())
+    small = both(small, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sle, add(number(op.getN0()), config.getTile()), tokens));
+  numbers[op.getOk()] = allLanes(small);
 }
 
 void KernelLowering::emit(tile::ReadOp op) {

@@ -54,7 +54,7 @@ Value SweepBuilder::latentOperand(Value v, Use use) {
   Value t = toForm(stashBuilder, parked[int(use.role)]->eval(v), use.form);
   auto type = cast<TileType>(t.getType());
   // The stash op is made when all its results are known; until then a placeholder stands for each.
-  auto stashType = tile::StashType::get(b.getContext(), blocksOf(latents) * tile::blockSize, type.getD(), type.getElement());
+  auto stashType = tile::StashType::get(b.getContext(), columnCount(), type.getD(), type.getElement());
   Value placeholder = UnrealizedConversionCastOp::create(prologueBuilder, loc, TypeRange{stashType}, ValueRange{}).getResult(0);
   stashYields.push_back(t);
   stashPlaceholders.push_back(placeholder);
@@ -78,7 +78,7 @@ void SweepBuilder::finishStash() {
 SmallVector<TileType> SweepBuilder::stateTypes(Operation *op) {
   Index over = overOf(op);
   Index kept = over == Index::n ? Index::m : Index::n;
-  int64_t count = kept == rows ? rowCount() : blocksOf(latents) * tile::blockSize;
+  int64_t count = kept == rows ? rowCount() : columnCount();
   int64_t d = 0;
   if (auto t = typeOf(op->getResult(0)); t.getChannels())
     d = padded(t.getChannels(), host);
@@ -95,6 +95,40 @@ SmallVector<Value> SweepBuilder::initialState(Operation *op) {
   for (auto [i, t] : llvm::enumerate(stateTypes(op)))
     r.push_back(splat(t, i == 2 ? noReference : 0.0));
   return r;
+}
+
+static bool dependsOn(Value v, Operation *op) {
+  SmallVector<Value> work{v};
+  DenseSet<Operation *> seen;
+  while (!work.empty())
+    if (Operation *d = work.pop_back_val().getDefiningOp(); d && d->getParentRegion() == op->getParentRegion() && seen.insert(d).second) {
+      if (d == op)
+        return true;
+      work.append(d->operand_begin(), d->operand_end());
+    }
+  return false;
+}
+
+SmallVector<SmallVector<int64_t>> SweepBuilder::combine(Region &region, ArrayRef<Operation *> ops, MutableArrayRef<Value> parts) {
+  int64_t blocks = rowCount() / tile::blockSize;
+  // What one map is made of has one owner.
+  bool apart = llvm::all_of(region.front().getTerminator()->getOperands(), [&](Value y) {
+    return !isTokens(y) || llvm::count_if(ops, [&](Operation *op) { return dependsOn(y, op); }) <= 1;
+  });
+  int64_t shares = blocks * (apart ? ops.size() : 1), sharers = config.getColumnWorkers();
+  while (shares % sharers)
+    --sharers;
+  SmallVector<SmallVector<int64_t>> owners;
+  SmallVector<int64_t> all;
+  for (unsigned i = 0; i < ops.size(); ++i) {
+    owners.emplace_back();
+    for (int64_t r = 0; r < blocks; ++r)
+      owners.back().push_back((apart ? i * blocks + r : r) * sharers / shares);
+    all.append(owners.back());
+  }
+  auto sums = tile::CombineOp::create(b, loc, ValueRange(ArrayRef<Value>(parts)).getTypes(), ValueRange(ArrayRef<Value>(parts)), all);
+  llvm::copy(sums.getSums(), parts.begin());
+  return owners;
 }
 
 SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRange carried) {
@@ -148,6 +182,18 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
       t = safe || j < 2 ? pairsOp.getResult(next++) : splat(cast<TileType>(t.getType()), reference);
   }
 
+  SmallVector<SmallVector<int64_t>> owners(ops.size());
+  if (config.getColumnWorkers() > 1) {
+    SmallVector<Value> parts;
+    for (unsigned i = numCarried; i < ops.size(); ++i)
+      parts.push_back(state[i][0]);
+    auto shares = combine(region, ArrayRef(ops).drop_front(numCarried), parts);
+    for (unsigned i = numCarried; i < ops.size(); ++i) {
+      state[i][0] = parts[i - numCarried];
+      owners[i] = shares[i - numCarried];
+    }
+  }
+
   // Maps: finish the token values and store them.
   DenseMap<Value, Value> finished;
   for (auto [i, op] : llvm::enumerate(ops)) {
@@ -183,7 +229,15 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
     Value source = y;
     if (auto cast = y.getDefiningOp<flare::CastOp>())
       source = cast.getA();
-    tile::StoreOp::create(b, loc, post.eval(source), t, at, false);
+    auto store = tile::StoreOp::create(b, loc, post.eval(source), t, at, false);
+    if (config.getColumnWorkers() > 1) {
+      // Of what is made of no reduction every worker has all.
+      SmallVector<int64_t> from(rowCount() / tile::blockSize, 0);
+      for (auto [i, op] : llvm::enumerate(ops))
+        if (!owners[i].empty() && dependsOn(y, op))
+          from = owners[i];
+      store.setOwners(from);
+    }
   }
   SmallVector<Value> out;
   for (unsigned i = 0; i < numCarried; ++i)
@@ -287,11 +341,14 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       yields.push_back(carried.back());
     } else {
       Value ok = carried.back();
+      // Rows past the last token do no harm where nothing is summed over them. In 16 bits it is faster not to have them in fast bodies, whose stores then
+      // need not ask; in f32 fast bodies are more exact, too.
+      bool partial = !half && !host && rows == Index::n && !numState;
       auto within = [&](Value tokens, Value factor, double limit) {
         if (auto scale = tokens.getDefiningOp<flare::ScaleOp>())
           tokens = scale.getA();
         Value stage = stages.lookup(storage.tensor.lookup(tokens));
-        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(limit));
+        Value small = tile::BoundedOp::create(b, loc, b.getI1Type(), stage, n0, factor, b.getF32FloatAttr(limit), partial ? b.getUnitAttr() : UnitAttr());
         ok = arith::AndIOp::create(b, loc, ok, small);
       };
       for (auto [i, norm] : llvm::enumerate(guards.norms))

@@ -38,6 +38,8 @@ struct SweepBuilder {
         prologueBuilder(b.getContext()) {}
 
   int64_t rowCount() { return config.getWorkerRows(); }
+  /// Of latents as columns: a worker's, in whole blocks.
+  int64_t columnCount() { return blocksOf(latents) * tile::blockSize / config.getColumnWorkers(); }
   Type f32() { return b.getF32Type(); }
   TileType tileOf(int64_t n, int64_t m, int64_t d, Type e) { return TileType::get(b.getContext(), n, m, d, e, {}); }
   Value splat(TileType t, double v) { return tile::ConstantOp::create(b, loc, t, b.getF32FloatAttr(v)); }
@@ -58,6 +60,10 @@ struct SweepBuilder {
   /// Initial state of a reduction, and its types.
   SmallVector<TileType> stateTypes(Operation *op);
   SmallVector<Value> initialState(Operation *op);
+
+  /// What the workers with the same rows have reduced over their own columns, added up: for each of `ops`, contractions over columns, the sum in place of this
+  /// worker's part. Returns which of these workers gets a block of rows, as many for each op as rows have blocks.
+  SmallVector<SmallVector<int64_t>> combine(Region &region, ArrayRef<Operation *> ops, MutableArrayRef<Value> parts);
 
   /// Emits one version of the work on a staged tile; returns the carried state after it. Maps are stored.
   SmallVector<Value> emitVersion(Region &region, bool safe, ValueRange carried);

@@ -284,6 +284,8 @@ Value PairBody::maskColumns(Value x, Index over, double fill) {
   } else {
     if (s.latents % tile::blockSize == 0)
       return x;
+    if (s.config.getColumnWorkers() > 1)
+      first = arith::AddIOp::create(inner, s.loc, first, tile::WorkerColumnOp::create(inner, s.loc, blocksOf(s.latents) * tile::blockSize));
     count = arith::ConstantIndexOp::create(inner, s.loc, s.latents);
   }
   return tile::MaskOp::create(inner, s.loc, x.getType(), x, over, first, count, APFloat(float(fill)));

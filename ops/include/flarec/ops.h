@@ -61,7 +61,8 @@ struct Tokens {
   std::optional<at::Tensor> lengths{};
   /// [B + 1], integers: k, v and y are *packed*, [total, H, D], and sequence b
   /// has rows cu_seqlens[b] to cu_seqlens[b + 1] - 1 of them. q is [H, M, D] or
-  /// [B, H, M, D] as always.
+  /// [B, H, M, D] as always. Rows before the first and after the last sequence
+  /// are tokens that are not there.
   std::optional<at::Tensor> cuSeqlens{};
 };
 // On a GPU the values of lengths and cu_seqlens are not looked at, since that
@@ -78,7 +79,8 @@ FLAREC_API at::Tensor mixer(const at::Tensor &q, const at::Tensor &k,
 
 // `range`, [B, 2] int32, has the first and the end of each batch's tokens: {0,
 // length} of padded sequences, {cu_seqlens[b], cu_seqlens[b + 1]} of packed
-// ones. `mask` is as above. Encode may leave out tokens that decode reads.
+// ones. Packed ranges must not overlap: a row's gradient is that of one
+// sequence. `mask` is as above. Encode may leave out tokens that decode reads.
 
 /// z and its log-sum-exp over tokens `[B, H, M]`, both with gradients.
 FLAREC_API std::tuple<at::Tensor, at::Tensor>
