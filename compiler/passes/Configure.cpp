@@ -152,10 +152,11 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     } else {
       workerRows = d.columnState || d.weights > 1 || units > 2 ? 16 : 32;
       fixed = d.weights > 1 ? (d.half ? d.columnState ? 145 : 110 : 162) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
-      // Accumulators [m,d] of more than 256 · 8 elements are shared out, 128 · 8 each (schedules.md, "Large M").
+      // Accumulators [m,d] of more than 256 · 8 elements are shared out, among as few workers as hold them: of 8 channels beside two blocks of rows, which
+      // 128 · 8 each leave room for (schedules.md, "Large M").
       int64_t state = d.columnState * latents * units;
       if (state > 256)
-        while (sharers < mostSharers(latents) && state > 128 * sharers)
+        while (sharers < mostSharers(latents) && fixed + state / sharers / 4 > (units == 1 ? 177 : 230))
           sharers *= 2;
       fixed += state / sharers * 8 / 32;
       // Two blocks of rows share what is read and prepared for one, where registers are left.

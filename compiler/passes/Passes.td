@@ -50,12 +50,13 @@ def PlanSweeps : Pass<"flare-plan-sweeps", "::mlir::ModuleOp"> {
   let description = [{
     From dependences alone: a reduction over tokens is complete only when its sweep ends, so a value's sweep is the number of
     reductions on the longest path to it. Every sweep gets a copy of the pair values it needs. A sweep that contracts over m and
-    over n keeps the latter's [m,d] accumulators beside it in registers, of up to 32 channels shared out among up to eight workers with the same rows; where that is more than
-    `joint-limit` elements each, or the tensors are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. Contractions over m in one sweep
+    over n keeps the latter's [m,d] accumulators beside it in registers, where workers with the same rows may share them out; where that is more than
+    `joint-limit` elements (of up to 32 channels, and latents in as many equal shares, four times that, of f16 twice: then fast memory is full of
+    latents' operands), or the tensors are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. Contractions over m in one sweep
     whose channels add up to `row-limit` or more get one each. On the host all of them lie in
     the cache and never do. Attentions over n, and sums of numbers over n, always do: their rows are latents.
   }];
-  let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d for a worker to accumulate beside a contraction over m">,
+  let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d for one worker to accumulate beside a contraction over m">,
                  Option<"rowLimit", "row-limit", "int64_t", "192", "channels, of all contractions over m in a sweep, that are too many to accumulate for a token; of f16 and f32, whose operands take twice the registers, two thirds of it">,
                  Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
 }

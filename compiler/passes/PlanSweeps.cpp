@@ -150,7 +150,7 @@ struct Planner {
       size += typeOf(v).getLatents() * std::max<int64_t>(8, typeOf(v).getChannels());
       // Of more channels dk and dv alone fill the registers.
       if (typeOf(v).getChannels() <= 32)
-        sharers = flarec::mostSharers(typeOf(v).getLatents());
+        sharers = std::min<int64_t>(flarec::mostSharers(typeOf(v).getLatents()), inBf16() ? 4 : 2);
       for (Value o : v.getDefiningOp()->getOperands())
         wide |= typeOf(o) && !typeOf(o).isPair() && typeOf(o).getElement().isF32();
     }
@@ -162,6 +162,13 @@ struct Planner {
     if (!reductions.empty())
       groups.push_back(reductions);
     return groups;
+  }
+
+  bool inBf16() {
+    return llvm::all_of(func.getArgumentTypes(), [](Type t) {
+      auto x = dyn_cast<FlareTensorType>(t);
+      return !x || !x.getTokens() || !x.getChannels() || x.getElement().isBF16();
+    });
   }
 
   /// What a sweep accumulates for each of its tokens lies in registers, beside the rows that its scores are made of. Where that is too much, each
@@ -189,13 +196,9 @@ struct Planner {
       else
         groups.push_back(std::move(group));
     }
-    bool bf16 = llvm::all_of(func.getArgumentTypes(), [](Type t) {
-      auto x = dyn_cast<FlareTensorType>(t);
-      return !x || !x.getTokens() || !x.getChannels() || x.getElement().isBF16();
-    });
     if (maps.empty())
       return {};
-    if (host || channels < (bf16 ? rowLimit : rowLimit * 2 / 3))
+    if (host || channels < (inBf16() ? rowLimit : rowLimit * 2 / 3))
       return {SmallVector<Value>(maps)};
     return llvm::map_to_vector(groups, [](auto &g) { return g.second; });
   }

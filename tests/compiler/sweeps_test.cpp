@@ -90,11 +90,13 @@ TEST(Sweeps, DecodeAlone) {
 }
 
 TEST(Sweeps, TooManyAccumulatorsGetASweepOfTheirOwn) {
-  // 1024 · 32 elements of dq do not fit beside dk and dv, not even shared out among eight workers; 512 · 32 do.
-  Program p = planned(mixer(1024, 32, "bf16"), "*");
+  // 512 · 32 elements of dq do not fit beside dk and dv, not even shared out among workers; 256 · 32 do, and 128 · 32 of f16.
+  Program p = planned(mixer(512, 32, "bf16"), "*");
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")), (Plan{{3, 0, 1, 1, 0}, {5, 2, 0, 1, 2}, {5, 0, 1, 1, 2}}));
-  p = planned(mixer(512, 32, "bf16"), "*");
-  EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 2u);
+  for (auto [m, type, sweeps] : {std::tuple(256, "bf16", 2u), {256, "f16", 3u}, {128, "f16", 2u}, {128, "f32", 3u}}) {
+    p = planned(mixer(m, 32, type), "*");
+    EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), sweeps) << m << type;
+  }
   // 33 blocks of 16 latents have no equal shares.
   p = planned(mixer(528, 8, "bf16"), "*");
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 3u);
@@ -103,7 +105,7 @@ TEST(Sweeps, TooManyAccumulatorsGetASweepOfTheirOwn) {
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 3u);
   p = planned(mixer(32, 8, "bf16"), "*", "{joint-limit=128}");
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 2u);
-  p = planned(mixer(1024, 32, "bf16"), "k,v");
+  p = planned(mixer(512, 32, "bf16"), "k,v");
   EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), 2u);
 }
 
