@@ -34,14 +34,17 @@ Verdict verdictFrom(const Json &json) {
 
 } // namespace
 
+Examination autotune::examine(const MixerDescription &description) {
+  return examine(description, {}, {});
+}
+
 Examination autotune::examine(
-    const MixerDescription &description,
+    const MixerDescription &description, const Examination &plain,
     const std::vector<std::vector<Configuration>> &candidates) {
   Json json = Json::parse(request(description));
   json["examine"] = Json::object();
   if (!candidates.empty()) {
     // By function, which the first examination has named.
-    Examination plain = examine(description);
     if (plain.sweeps.size() != candidates.size())
       throw Error(fmt::format("candidates for {} sweeps were given; there are "
                               "{}",

@@ -19,6 +19,8 @@
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
+#include <future>
+#include <iterator>
 #include <set>
 #include <thread>
 #include <unistd.h>
@@ -140,9 +142,13 @@ public:
   }
 
   TuneResult run() {
+    // What needs no compiler meanwhile.
+    auto references = std::async(std::launch::async, [this] { prepareReferences(); });
     rank();
+    say("reference in fp64", 0, 1, Clock::now());
     bench = benchOf(cudaDevice);
-    prepareChecks();
+    references.get();
+    prepareTensors();
     compileAndCheck();
     measure();
     conclude();
@@ -177,7 +183,7 @@ private:
     for (size_t s = 0; s < count; ++s)
       proposals[s] = combinations(options.target, Knob::Structure, plain.sweeps[s],
                                   plain.sweeps[s].heuristic);
-    std::vector<std::vector<Candidate>> structures = judge(proposals);
+    std::vector<std::vector<Candidate>> structures = judge(plain, proposals);
     std::vector<std::set<Choice>> refused = strategiesRefused(plain);
     for (size_t s = 0; s < count; ++s) {
       SweepResult sweep;
@@ -195,7 +201,7 @@ private:
         proposals[s].insert(proposals[s].end(), details.begin(), details.end());
       }
     }
-    std::vector<std::vector<Candidate>> all = judge(proposals);
+    std::vector<std::vector<Candidate>> all = judge(plain, proposals);
     for (size_t s = 0; s < count; ++s) {
       SweepResult &sweep = result.sweeps[s];
       sweep.combinations += proposals[s].size();
@@ -258,7 +264,7 @@ private:
             choices[s].push_back({knob.field, value});
             proposals[s].push_back({{knob.field, value}});
           }
-    Examination examined = examine(description, proposals);
+    Examination examined = examine(description, plain, proposals);
     std::vector<std::set<Choice>> refused(plain.sweeps.size());
     for (size_t s = 0; s < plain.sweeps.size(); ++s)
       for (size_t i = 0; i < choices[s].size(); ++i)
@@ -267,28 +273,45 @@ private:
     return refused;
   }
 
-  /// Those of the proposals that can be run, as the model ranks them.
+  /// Those of the proposals that can be run, as the model ranks them. Examined in as many shares as there are processors.
   std::vector<std::vector<Candidate>>
-  judge(const std::vector<std::vector<Configuration>> &proposals) {
-    Examination examined = examine(description, proposals);
+  judge(const Examination &plain, const std::vector<std::vector<Configuration>> &proposals) {
+    size_t most = 0;
+    for (const auto &list : proposals)
+      most = std::max(most, list.size());
+    size_t shares = std::clamp<size_t>(most / 64, 1, size_t(processes));
+    std::vector<std::future<std::vector<std::vector<Candidate>>>> running;
+    for (size_t share = 0; share < shares; ++share)
+      running.push_back(std::async(std::launch::async, [&, share] {
+        std::vector<std::vector<Configuration>> some;
+        for (const auto &list : proposals)
+          some.emplace_back(list.begin() + ptrdiff_t(list.size() * share / shares), list.begin() + ptrdiff_t(list.size() * (share + 1) / shares));
+        return feasible(examine(description, plain, some), some);
+      }));
     std::vector<std::vector<Candidate>> ranked(proposals.size());
-    for (size_t s = 0; s < proposals.size(); ++s) {
+    for (auto &share : running) {
+      auto some = share.get();
+      for (size_t s = 0; s < some.size(); ++s)
+        std::move(some[s].begin(), some[s].end(), std::back_inserter(ranked[s]));
+    }
+    for (auto &list : ranked)
+      std::stable_sort(list.begin(), list.end(), [](const Candidate &a, const Candidate &b) {
+        return a.predicted.seconds < b.predicted.seconds;
+      });
+    return ranked;
+  }
+
+  std::vector<std::vector<Candidate>> feasible(const Examination &examined, const std::vector<std::vector<Configuration>> &proposals) const {
+    std::vector<std::vector<Candidate>> result(proposals.size());
+    for (size_t s = 0; s < proposals.size(); ++s)
       for (size_t i = 0; i < proposals[s].size(); ++i) {
         const Verdict &verdict = examined.verdicts[s][i];
-        if (!verdict.why.empty())
-          continue;
-        ranked[s].push_back({.configuration = proposals[s][i],
-                             .predicted = predict(result.machine, examined.sweeps[s],
-                                                  examined.counts[verdict.counts],
-                                                  proposals[s][i], shape),
-                             .fate = {}});
+        if (verdict.why.empty())
+          result[s].push_back({.configuration = proposals[s][i],
+                               .predicted = predict(this->result.machine, examined.sweeps[s], examined.counts[verdict.counts], proposals[s][i], shape),
+                               .fate = {}});
       }
-      std::stable_sort(ranked[s].begin(), ranked[s].end(),
-                       [](const Candidate &a, const Candidate &b) {
-                         return a.predicted.seconds < b.predicted.seconds;
-                       });
-    }
-    return ranked;
+    return result;
   }
 
   //===--- Compilation ------------------------------------------------------===//
@@ -456,9 +479,7 @@ private:
 
   //===--- Correctness ------------------------------------------------------===//
 
-  void prepareChecks() {
-    auto since = Clock::now();
-    say("reference in fp64", 0, 2, since);
+  void prepareReferences() {
     int64_t heads = std::min<int64_t>(options.heads, 4);
     int64_t tokens = std::clamp<int64_t>(300000 / (heads * options.latents), 150, 1500) | 1;
     // Once small scores, once some that only the safe bodies can take.
@@ -470,15 +491,16 @@ private:
       check.truth = exact(check.data);
       check.yardstick = plain(check.data, options.dtype);
       check.ratio = ratio;
-      check.tensors = std::make_unique<Tensors>(*bench, check.data, options.dtype, heads, tokens);
       checks.push_back(std::move(check));
-      say("reference in fp64", checks.size(), 2, since);
     }
-    real = std::make_unique<Tensors>(
-        *bench,
-        randomData(options.dtype, std::min<int64_t>(options.heads, 8),
-                   std::min<int64_t>(shape.tokens, 8192), options.latents, options.headDim, 1, 3),
-        options.dtype, options.heads, shape.tokens);
+    measured = randomData(options.dtype, std::min<int64_t>(options.heads, 8), std::min<int64_t>(shape.tokens, 8192), options.latents, options.headDim, 1, 3);
+  }
+
+  void prepareTensors() {
+    for (Check &check : checks)
+      check.tensors = std::make_unique<Tensors>(*bench, check.data, options.dtype, check.data.heads, check.data.tokens);
+    real = std::make_unique<Tensors>(*bench, measured, options.dtype, options.heads, shape.tokens);
+    measured = {};
   }
 
   void launch(Build &build, const std::string &name, Tensors &tensors, float scale, Buffer &workspace,
@@ -718,6 +740,7 @@ private:
   Scratch scratch;
   std::unique_ptr<Bench> bench; // before what lies on it
   std::vector<Check> checks;
+  Data measured; // until it is on the device
   std::unique_ptr<Tensors> real;
   std::vector<Build> builds; // of row i: each sweep's candidate i
   std::map<std::pair<size_t, size_t>, Build> alone;

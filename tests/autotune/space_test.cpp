@@ -38,7 +38,7 @@ TEST_P(Space, EveryProposalIsUnderstoodAndManyCanBeRun) {
   auto [target, headDim, latents, dtype] = GetParam();
   MixerDescription d = mixer(target, headDim, latents, dtype);
   auto all = proposals(d, Knob::Structure);
-  Examination examined = examine(d, all);
+  Examination examined = examine(d, examine(d), all);
   for (size_t s = 0; s < all.size(); ++s) {
     ASSERT_EQ(examined.verdicts[s].size(), all[s].size());
     size_t feasible = 0;
@@ -60,7 +60,7 @@ INSTANTIATE_TEST_SUITE_P(All, Space,
 TEST(Space, OfTheHostIsMostlyFeasible) {
   MixerDescription d = mixer("host", 8, 64, DType::F32);
   auto all = proposals(d, Knob::Structure);
-  Examination examined = examine(d, all);
+  Examination examined = examine(d, examine(d), all);
   for (size_t s = 0; s < all.size(); ++s) {
     auto runs = std::count_if(examined.verdicts[s].begin(), examined.verdicts[s].end(), [](const Verdict &v) { return v.why.empty(); });
     EXPECT_GT(2 * size_t(runs), all[s].size()) << s;
@@ -114,12 +114,12 @@ TEST(Examining, SaysWhyACandidateCannotBeRun) {
   MixerDescription d = mixer("sm_90a");
   std::vector<std::vector<Configuration>> candidates(4);
   candidates[0] = {{{"heads", "4096"}}, {{"colour", "red"}}, {{"stages", "1"}}, {}};
-  Examination e = examine(d, candidates);
+  Examination e = examine(d, examine(d), candidates);
   EXPECT_THAT(e.verdicts[0][0].why, HasSubstr("1024"));
   EXPECT_THAT(e.verdicts[0][1].why, HasSubstr("no field 'colour'; there are rows, tile"));
   EXPECT_THAT(e.verdicts[0][2].why, HasSubstr("use 2 to 16"));
   EXPECT_EQ(e.verdicts[0][3].why, "");
-  EXPECT_THROW(examine(d, {{}, {}}), Error) << "four sweeps";
+  EXPECT_THROW(examine(d, examine(d), {{}, {}}), Error) << "four sweeps";
 }
 
 } // namespace

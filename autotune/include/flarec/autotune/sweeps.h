@@ -41,10 +41,12 @@ struct Examination {
   std::vector<Counts> counts;
 };
 
-/// `candidates`: for each sweep; fields that are not given are the heuristic's.
 /// Throws Error where the compiler refuses the description.
+Examination examine(const MixerDescription &description);
+/// The same with candidates for each sweep of `plain`, which is what the first
+/// answered; fields that are not given are the heuristic's.
 Examination
-examine(const MixerDescription &description,
-        const std::vector<std::vector<Configuration>> &candidates = {});
+examine(const MixerDescription &description, const Examination &plain,
+        const std::vector<std::vector<Configuration>> &candidates);
 
 } // namespace flarec::autotune
