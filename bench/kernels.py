@@ -15,11 +15,8 @@ import math
 import pathlib
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 
 import cupy
 import numpy as np
@@ -27,30 +24,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import artefact
-
-
-class Clock:
-    """The SM clock, sampled while something runs."""
-
-    def __enter__(self):
-        self.samples, self.stop = [], threading.Event()
-        self.thread = threading.Thread(target=self.sample)
-        self.thread.start()
-        return self
-
-    def sample(self):
-        while not self.stop.is_set():
-            text = subprocess.run(["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"], capture_output=True, text=True).stdout
-            if text.strip().isdigit():
-                self.samples.append(int(text))
-            time.sleep(0.02)
-
-    def __exit__(self, *_):
-        self.stop.set()
-        self.thread.join()
-
-    def ghz(self):
-        return statistics.median(self.samples) / 1e3 if self.samples else float("nan")
+from clock import Clock
 
 
 def values(tensor, count):

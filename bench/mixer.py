@@ -10,6 +10,7 @@ views of [B, N, H*D]. On a GPU they are of its own work: calls are queued while 
 """
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -20,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "mem-eff.": SDPBackend.EFFICIENT_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def twice(q, k, v):
@@ -33,6 +35,10 @@ class Side:
     def __init__(self, name, mixer, context=None):
         self.name, self.mixer, self.context = name, mixer, context
         self.forward, self.both, self.failed = [], [], None
+
+    def enough(self, rounds, seconds):
+        """Three rounds at least: of a backend that takes a second a median of many would be minutes."""
+        return self.failed or len(self.both) >= rounds or (len(self.both) >= 3 and sum(self.forward) + sum(self.both) > 1e3 * seconds)
 
     def run(self, q, k, v, g, backward):
         if self.context is not None:
@@ -58,7 +64,8 @@ def timed(device, f, calls=False):
     return (time.perf_counter() - t) * 1e3
 
 
-def measure(args, h, d, m, n, dtype):
+def measure(args, h, d, m, n, dtype, backends=tuple(BACKENDS)):
+    """One shape: medians of each side, and why a side has none. On a GPU, of these backends of SDPA."""
     dev, b = args.device, 1
     torch.manual_seed(0)
     def tokens():
@@ -68,7 +75,7 @@ def measure(args, h, d, m, n, dtype):
     qb = q.detach()[None].requires_grad_()
     sides = [Side("flarec", lambda q, k, v: torch.ops.flarec.mixer(q, k, v, 1.0))]
     if dev == "cuda":
-        sides += [Side(name, twice, be) for name, be in BACKENDS.items()]
+        sides += [Side(name, twice, BACKENDS[name]) for name in backends]
     else:
         sides.append(Side("SDPA", twice))
     for s in sides:
@@ -79,31 +86,36 @@ def measure(args, h, d, m, n, dtype):
             s.run(queries, k, v, g, True)
         except RuntimeError as e:
             s.failed = str(e).split("\n")[0]
-    for _ in range(args.rounds):
+    while not all(s.enough(args.rounds, args.seconds) for s in sides):
         for s in sides:
-            if s.failed:
+            if s.enough(args.rounds, args.seconds):
                 continue
             queries = q if s.name == "flarec" else qb
             with torch.no_grad():
                 s.forward.append(timed(dev, lambda: s.run(queries, k, v, g, False), args.calls))
             s.both.append(timed(dev, lambda: s.run(queries, k, v, g, True), args.calls))
-    row = {"H": h, "D": d, "M": m, "N": n, "dtype": str(dtype).removeprefix("torch."), "sides": {}}
-    for s in sides:
-        if not s.failed:
-            row["sides"][s.name] = {"forward": statistics.median(s.forward), "forward+backward": statistics.median(s.both)}
-    ours, others = row["sides"].get("flarec"), {k: v for k, v in row["sides"].items() if k != "flarec"}
-    line = f"H{h:<3} D{d:<3} M{m:<5} N{n:<8} {row['dtype']:<9}"
+    return {"H": h, "D": d, "M": m, "N": n, "dtype": str(dtype).removeprefix("torch."),
+            "sides": {s.name: {"forward": statistics.median(s.forward), "forward+backward": statistics.median(s.both)} for s in sides if not s.failed},
+            "failed": {s.name: s.failed for s in sides if s.failed}}
+
+
+def best(row, what):
+    """SDPA's fastest backend and its time; (None, NaN) where none ran."""
+    return min(((name, times[what]) for name, times in row["sides"].items() if name != "flarec"), key=lambda x: x[1], default=(None, math.nan))
+
+
+def show(row):
+    ours = row["sides"].get("flarec")
+    line = f"H{row['H']:<3} D{row['D']:<3} M{row['M']:<5} N{row['N']:<8} {row['dtype']:<9}"
     if ours:
         line += f" flarec {ours['forward']:8.3f} / {ours['forward+backward']:8.3f}"
     for what in ("forward", "forward+backward"):
-        if others and ours:
-            best = min(others, key=lambda x: others[x][what])
-            line += f" | {what}: best SDPA {others[best][what]:8.3f} ({best}), {others[best][what] / ours[what]:5.2f}x"
+        name, ms = best(row, what)
+        if name and ours:
+            line += f" | {what}: best SDPA {ms:8.3f} ({name}), {ms / ours[what]:5.2f}x"
     print(line, flush=True)
-    for s in sides:
-        if s.failed:
-            print(f"    {s.name}: {s.failed[:200]}", flush=True)
-    return row
+    for name, why in row["failed"].items():
+        print(f"    {name}: {why[:200]}", flush=True)
 
 
 def main():
@@ -111,8 +123,9 @@ def main():
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--library", default=os.path.join(os.path.dirname(__file__), "../build/lib/libflarec_torch.so"))
     p.add_argument("--shapes", nargs="*", help="H,D,M,N")
-    p.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default=None)
+    p.add_argument("--dtype", choices=list(DTYPES), default=None)
     p.add_argument("--rounds", type=int, default=15)
+    p.add_argument("--seconds", type=float, default=math.inf, help="after three rounds, no more of a side that has taken so long")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--calls", action="store_true", help="on a GPU, time single calls")
     p.add_argument("--json")
@@ -124,10 +137,13 @@ def main():
     if not shapes:
         shapes = [(8, 8, 128, 1 << 20), (8, 8, 64, 1 << 20), (8, 8, 512, 1 << 20), (16, 4, 256, 1 << 20), (8, 16, 128, 1 << 20), (8, 32, 128, 1 << 20),
                   (8, 8, 128, 16384)] if args.device == "cuda" else [(8, 8, 64, 16384), (8, 16, 64, 16384)]
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, None: torch.bfloat16 if args.device == "cuda" else torch.float32}[args.dtype]
+    dtype = DTYPES[args.dtype or ("bf16" if args.device == "cuda" else "fp32")]
     what = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} threads"
     print(f"{what}, torch {torch.__version__}; forward / forward plus backward, ms, medians of {args.rounds}", flush=True)
-    rows = [measure(args, *s, dtype) for s in shapes]
+    rows = []
+    for shape in shapes:
+        rows.append(measure(args, *shape, dtype))
+        show(rows[-1])
     if args.json:
         with open(args.json, "w") as f:
             json.dump({"device": what, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "rows": rows}, f, indent=1)

@@ -11,6 +11,7 @@ import collections
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,14 +22,14 @@ import artefact
 
 
 def tool(name, variable):
-    """$variable, else what the project's environment has."""
+    """$variable, else what the project's environment has (ptxas of nvidia-cuda-nvcc; nvdisasm of Triton, which comes with PyTorch), else what the system has."""
     if os.environ.get(variable):
         return os.environ[variable]
     for pattern in (f".venv/lib/python3*/site-packages/nvidia/*/bin/{name}", f".venv/lib/python3*/site-packages/triton/backends/nvidia/bin/{name}"):
         found = sorted(HERE.parents[1].glob(pattern))
         if found:
             return str(found[-1])
-    return name
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin") or name
 
 
 def disassemble(ptx, target):
@@ -86,10 +87,27 @@ def price(x):
     return CYCLES.get(x.kind, 1)
 
 
+# Which part of a multiprocessor an instruction is for; what is not here moves numbers, branches or waits.
+KINDS = {
+    "tensor": "HMMA",
+    "mufu": "MUFU",
+    "fma": "FFMA FADD FMUL HFMA2 HADD2 HMUL2 IMAD",
+    "alu": "LOP3 PRMT F2FP FMNMX HMNMX2 LEA SHF SEL FSEL IMNMX ISETP FSETP IADD3 VIADD PLOP3",
+    "memory": "LDS STS LDSM LDG STG LDGSTS LDL STL SHFL MOVM",
+}
+PARTS = {kind: part for part, kinds in KINDS.items() for kind in kinds.split()}
+
+
 def summary(instructions):
     count = collections.Counter(x.kind for x in instructions)
     exps = sum(x.opcode.startswith("MUFU.EX2") for x in instructions)
     return count, exps, sum(map(price, instructions)), 8 * count["MUFU"]
+
+
+def by_part(instructions):
+    """How many instructions there are for each part of a multiprocessor."""
+    count = collections.Counter(PARTS.get(x.kind, "other") for x in instructions)
+    return {part: count[part] for part in [*KINDS, "other"]}
 
 
 def main():
