@@ -165,12 +165,12 @@ int64_t channelsOf(SweepOp sweep) {
   return channels;
 }
 
-bool readsTokens16(SweepOp sweep) {
+bool readsBf16(SweepOp sweep) {
   bool found = false;
   sweep.getFast().walk([&](Operation *op) {
     for (Value v : op->getOperands())
       if (auto t = dyn_cast<FlareTensorType>(v.getType()))
-        found |= t.getTokens() && t.getChannels() && t.getElement().getIntOrFloatBitWidth() == 16;
+        found |= t.getTokens() && t.getChannels() && t.getElement().isBF16();
   });
   return found;
 }
@@ -197,7 +197,7 @@ struct ShareExponentials : flarec::impl::ShareExponentialsBase<ShareExponentials
         if (Exponent exponent(e.getA()); exponent.x)
           shared |= ++scores[exponent.x] > 1;
       });
-      if (!shared || sweep.hasSafeBody() || (!wide && (!readsTokens16(sweep) || channelsOf(sweep) > channels)))
+      if (!shared || sweep.hasSafeBody() || (!wide && (!readsBf16(sweep) || channelsOf(sweep) > channels)))
         return;
       OpBuilder b(sweep);
       auto copy = SweepOp::create(b, sweep.getLoc(), sweep.getResultTypes(), sweep.getConfigAttr(), 1);

@@ -118,9 +118,9 @@ void KernelLowering::emit(tile::PairsOp op) {
   int64_t unroll = op.getUnroll() == 0 || columnState ? colBlocks : std::min<int64_t>(op.getUnroll(), colBlocks);
   int64_t looped = colBlocks / unroll * unroll;
   if (looped > unroll) {
-    constexpr int64_t chain = 16; // iterations that add to one sum
-    bool summed = addsUp(op) && looped / unroll > 2 * chain;
-    columns(op, summed ? chain * unroll : looped, looped, unroll, rowBlocks, state);
+    constexpr int64_t chain = 16; // blocks of columns that are added to one sum
+    bool summed = addsUp(op) && looped > 2 * chain;
+    columns(op, summed ? std::max<int64_t>(1, chain / unroll) * unroll : looped, looped, unroll, rowBlocks, state);
     if (failed(status))
       return;
   } else {

@@ -151,7 +151,7 @@ FastAttention tiling::fastAttention(Operation *attend, Type half, double limit) 
   return {limit, 0};
 }
 
-bool tiling::splitsPairs(Operation *op, Type half) { return half && half.isF16() && !hasWeightsF16(op, half); }
+bool tiling::splitsPairs(Operation *op, Type half) { return half && half.isF16() && isa<flare::AttendOp>(op) && !hasWeightsF16(op, half); }
 
 SmallVector<std::pair<Form, Form>> tiling::addendsOf(Operation *reduction, Type half) {
   if (splitsPairs(reduction, half))
@@ -161,11 +161,8 @@ SmallVector<std::pair<Form, Form>> tiling::addendsOf(Operation *reduction, Type 
 }
 
 SmallVector<std::pair<Form, Form>> tiling::addendsOf(Value x, Value y, Type half) {
-  if (half && half.isF16()) {
-    if (isStored16(x) && isStored16(y))
-      return {{Form::Round, Form::Round}};
+  if (half && half.isF16() && formsOf(x, half).size() + formsOf(y, half).size() > 2) // f16 and bf16 do not meet in a product
     return SmallVector<std::pair<Form, Form>>(ArrayRef(splitAddends));
-  }
   SmallVector<std::pair<Form, Form>> r;
   for (Form f : formsOf(x, half))
     for (Form g : formsOf(y, half))
@@ -175,7 +172,7 @@ SmallVector<std::pair<Form, Form>> tiling::addendsOf(Value x, Value y, Type half
 }
 
 bool tiling::isRounded(Value v, Type half) {
-  if (!half || half.isF16() || !isLatents(v) || formsOf(v, half).size() != 1)
+  if (!half || !isLatents(v) || formsOf(v, half).size() != 1)
     return false;
   return llvm::any_of(v.getUsers(), [&](Operation *u) {
     auto dot = dyn_cast<flare::ContractOp>(u);
