@@ -147,7 +147,6 @@ struct KernelLowering : Emit {
   //-- Reductions
   void emit(tile::ReduceOp op);
   void emit(tile::ExceedsOp op);
-  void emit(tile::OverflowsOp op);
   void emit(tile::SumOp op);
   void emit(tile::TotalOp op);
 
