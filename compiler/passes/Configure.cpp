@@ -133,8 +133,10 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + (d.half ? 7 : 12) * d.attends + 2 * d.vectors;
       fixed = d.half ? 44 + (d.f16 ? 32 : 12) * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
       // Of bf16 128 registers hold 64 latents of up to 16 channels, and 16 warps that share them out are faster than 12 with more each (bench/LOG.md).
-      bool narrow = d.half && !d.f16 && units <= 2 && d.scoreTerms <= 2;
-      int64_t most = std::max<int64_t>(1, std::min<int64_t>(narrow ? d.attends || units > 1 ? 4 : 8 : 6, ((d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
+      bool narrow = d.half && units <= 2 && d.scoreTerms <= 2;
+      // Without sums to keep, of up to 32 channels, 64 latents a worker with 255 registers are faster than more workers with fewer.
+      bool wide = d.half && !d.attends && units == 4;
+      int64_t most = std::max<int64_t>(1, std::min<int64_t>(narrow ? d.attends || units > 1 ? 4 : 8 : wide ? 4 : 6, ((wide ? 240 : d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
       int64_t needed = (latents / 16 + most - 1) / most; // workers over all
       workers = needed;
       while (workers > (narrow ? 8 : 4)) { // even shares: no worker without latents
@@ -156,7 +158,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       // 128 · 8 each leave room for (schedules.md, "Large M").
       int64_t state = d.columnState * latents * units;
       if (state > 256)
-        while (sharers < mostSharers(latents) && fixed + state / sharers / 4 > (units == 1 ? 177 : 230))
+        while (sharers < mostSharers(latents) && fixed + state / sharers / 4 > (units == 1 ? 177 : 257))
           sharers *= 2;
       fixed += state / sharers * 8 / 32;
       // Two blocks of rows share what is read and prepared for one, where registers are left.
@@ -169,7 +171,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       }
       // What stays in registers along columns is there for all of them; otherwise one or two, a few where two don't divide them.
       int64_t blocks = std::max<int64_t>(1, latents / 16);
-      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= 8 ? 0 : blocks % 4 == 0 ? 4 : blocks % 2 == 0 ? 2 : 1;
+      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= (d.f16 ? 2 : 8) ? 0 : blocks % 4 == 0 && !d.f16 ? 4 : blocks % 2 == 0 ? 2 : 1;
       parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
       heads = std::min(warps / sharers, d.weights == 1 && d.half ? warps : 4); // neighbouring heads' rows side by side: whole sectors
       while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)
@@ -254,10 +256,10 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   /// Where the exponential unit is what a sweep waits for, some exponentials go to the FMA pipe. In bf16 up to half of them, made in bf16 at once: the results' pooled errors
   /// stay within 1.25 times SDPA's up to 128 latents, beyond that fewer (bench/LOG.md; schedules.md I.1). Joint sweeps wait for other things.
   static StringRef exponentials(const Demand &d) {
-    if (!d.half || d.weights != 1 || d.scoreTerms > 2)
+    if (!d.half || d.weights != 1 || d.scoreTerms > 2 || (!d.attends && d.channels > 16))
       return "mufu";
     if (d.f16)
-      return "poly3:5";
+      return d.tokenRows ? "poly3:3" : "poly3:5";
     return d.attends && d.latents <= 128 ? "bits:8" : "bits:6";
   }
 

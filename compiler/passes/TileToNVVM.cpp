@@ -103,7 +103,7 @@ void KernelLowering::lower(Operation *op) {
   TypeSwitch<Operation *>(op)
       .Case<tile::LoadOp, tile::ReadOp, tile::StoreOp, tile::CombineOp, tile::MergeOp, tile::MergeSumOp, tile::MaxNormOp, tile::BoundedOp, tile::StreamOp,
             tile::PairsOp, tile::StashOp, tile::ContractOp, tile::SumOp, tile::TotalOp, tile::ReduceOp, tile::SplitOp, tile::MaskOp, tile::WhereOp,
-            tile::CastOp, tile::ConstantOp, tile::BroadcastOp, tile::ScaleOp, tile::Exp2Op, tile::ExceedsOp, scf::IfOp>([&](auto o) { emit(o); })
+            tile::CastOp, tile::ConstantOp, tile::BroadcastOp, tile::ScaleOp, tile::Exp2Op, tile::ExceedsOp, tile::WithinOp, scf::IfOp>([&](auto o) { emit(o); })
       .Case([&](tile::AddOp o) { binary(o, [&](Value x, Value y) { return fadd(x, y); }); })
       // Not fused with a product: x - max would keep what rounding x took away, which from |x| = 2^31 on overflows its exponential.
       .Case([&](tile::SubOp o) { binary(o, [&](Value x, Value y) { return arith::SubFOp::create(b, loc, x, y).getResult(); }); })
@@ -123,6 +123,9 @@ void KernelLowering::lower(Operation *op) {
       })
       .Case([&](arith::AddIOp o) { numbers[o] = add(number(o.getLhs()), number(o.getRhs())); })
       .Case([&](arith::AndIOp o) { numbers[o] = both(number(o.getLhs()), number(o.getRhs())); })
+      .Case([&](arith::MaximumFOp o) { numbers[o] = maxNaN(number(o.getLhs()), number(o.getRhs())); })
+      .Case([&](arith::CmpFOp o) { numbers[o] = arith::CmpFOp::create(b, loc, o.getPredicate(), number(o.getLhs()), number(o.getRhs())); })
+      .Case([&](arith::SelectOp o) { numbers[o] = select(number(o.getCondition()), number(o.getTrueValue()), number(o.getFalseValue())); })
       .Case([&](arith::MulFOp o) { numbers[o] = arith::MulFOp::create(b, loc, number(o.getLhs()), number(o.getRhs())); })
       .Default([&](Operation *o) { status = o->emitOpError("has no lowering to the GPU"); });
 }

@@ -422,6 +422,24 @@ def Tile_ExceedsOp : Tile_Op<"exceeds", [Pure]> {
   let hasVerifier = 1;
 }
 
+def Tile_WithinOp : Tile_Op<"within", [Pure]> {
+  let summary = "are all numbers of a tile in a range?";
+  let description = [{
+    True if low ≤ x ≤ high everywhere, which NaN is not. One answer for all lanes of a worker.
+
+    ```mlir
+    func.func @within(%x: !tile.tile<n=32, f32>) -> i1 {
+      %all = tile.within %x from 0.5 to 8.0 : !tile.tile<n=32, f32>
+      return %all : i1
+    }
+    ```
+  }];
+  let arguments = (ins Tile_TileType:$x, F32Attr:$low, F32Attr:$high);
+  let results = (outs I1:$all);
+  let assemblyFormat = "$x `from` $low `to` $high attr-dict `:` type($x)";
+  let hasVerifier = 1;
+}
+
 class Tile_BinaryOp<string mnemonic, string formula> : Tile_Op<mnemonic, [Pure]> {
   let summary = formula # ", elementwise, broadcast by index";
   let description = "`out = " # formula # [{` in f32. The result carries the indices of both.

@@ -284,6 +284,8 @@ LogicalResult ExceedsOp::verify() {
   return needsF32(*this, {getX(), getLimit()});
 }
 
+LogicalResult WithinOp::verify() { return needsF32(*this, {getX()}); }
+
 static LogicalResult verifyBinary(Operation *op, TileType a, TileType b, TileType out) {
   for (Index i : indices)
     if ((carries(a, i) && carries(b, i) && a.size(i) != b.size(i)) || out.size(i) != std::max(a.size(i), b.size(i)))

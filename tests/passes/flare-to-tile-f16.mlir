@@ -1,4 +1,4 @@
-// What f16's five bits of exponent ask for: weights that stay within them, two addends of bf16 for what has a range of its own.
+// What f16's five bits of exponent ask for: references that keep weights within them, and room for the sum of two gradients.
 // RUN: flarec compile --head-dim 8 --latents 16 --dtype f16 --grad --target sm_90a --emit tile | FileCheck %s
 
 // Encode, fast: |x| <= 14.9 and a reference of -1, so that weights are 2^-13.9 ... 2^15.9.
@@ -22,16 +22,35 @@
 // CHECK-NEXT: %[[TOP:.*]] = tile.add %[[MAX]], %[[ROOM]]
 // CHECK-NEXT: tile.max {{.*}}%[[TOP]]
 
-// Backward: weights times gradients, and gradients of scores, are three products of bf16; one exponential serves up to 80 as in bf16.
+// Decode: references from the tokens' norms, looked at afterwards. Three eighths, of M = 16 and D = 8; less 4.
+// CHECK: %[[KK:.*]] = tile.mul
+// CHECK-NEXT: tile.reduce "add" %[[KK]] over d
+// CHECK: tile.log2
+// CHECK: %[[NORM:.*]] = tile.exp2
+// CHECK: tile.constant -4.000000e+00
+// CHECK: tile.exp2 bounded
+// CHECK: tile.within {{.*}} from 3.906250e-03 to 1.2{{.*}}e+30
+// CHECK: tile.within {{.*}} from -4.000000e+00
+// CHECK: scf.if
+// CHECK: } else {
+// CHECK: tile.exceeds
+
+// Backward: one product of f16 for each of SDPA's.
 // CHECK-LABEL: tile.program @mixer_backward
+// CHECK-NOT: tile.split
 // Here an exponential on the FMA pipe wants |x - lse| bounded: both of them.
 // CHECK: tile.bounded {{.*}}d=8, f16>
 // CHECK: tile.bounded {{.*}} limit 7.000000e+01 : <n=64, f32>
-// CHECK: %[[HI:.*]], %[[LO:.*]] = tile.split {{.*}} -> <n=16, m=16, bf16
-// CHECK: tile.contract(%[[HI]])
-// CHECK: tile.contract(%[[LO]])
-// CHECK: tile.contract(%[[HI]])
-// CHECK: tile.bounded {{.*}} limit 8.000000e+01
-// CHECK: tile.contract({{.*}}) over d : {{.*}}f16
-// CHECK: tile.contract({{.*}}) over d into {{.*}}bf16
-// CHECK: tile.split {{.*}} -> <n=16, m=16, bf16
+// CHECK: tile.cast {{.*}} -> <n=16, m=16, f16
+// The joint sweep: room for the sum of both softmaxes' gradients where some latent's is large, in the exponents, and taken back in what is stored.
+// CHECK: tile.max_norm
+// CHECK: tile.max_norm
+// CHECK: %[[LARGE:.*]] = arith.cmpf ogt, {{.*}}
+// CHECK: %[[H:.*]] = arith.select %[[LARGE]]
+// CHECK: %[[TWO:.*]] = arith.select %[[LARGE]]
+// CHECK: tile.scale {{.*}} by %[[H]]
+// CHECK-COUNT-2: tile.exp2
+// CHECK: tile.scale {{.*}} by %[[TWO]]
+// CHECK: tile.store
+// CHECK: tile.scale {{.*}} by %[[TWO]]
+// CHECK: tile.store {{.*}} partial

@@ -152,6 +152,16 @@ void KernelLowering::emit(tile::ExceedsOp op) {
   numbers[op.getAny()] = intrinsic("llvm.nvvm.vote.any.sync", b.getI1Type(), {c32(-1), any});
 }
 
+void KernelLowering::emit(tile::WithinOp op) {
+  Value all;
+  for (Value x : tiles[op.getX()]) {
+    Value from = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OGE, x, cf(op.getLow().convertToDouble()));
+    Value within = both(from, arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, x, cf(op.getHigh().convertToDouble())));
+    all = all ? both(all, within) : within;
+  }
+  numbers[op.getAll()] = allLanes(all);
+}
+
 void KernelLowering::emit(tile::SumOp op) {
   TileType t = tileType(op.getX());
   Registers acc = tiles[op.getAcc()];

@@ -147,6 +147,7 @@ struct KernelLowering : Emit {
   //-- Reductions
   void emit(tile::ReduceOp op);
   void emit(tile::ExceedsOp op);
+  void emit(tile::WithinOp op);
   void emit(tile::SumOp op);
   void emit(tile::TotalOp op);
 

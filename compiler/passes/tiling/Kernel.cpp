@@ -131,18 +131,29 @@ SmallVector<SmallVector<int64_t>> SweepBuilder::combine(Region &region, ArrayRef
   return owners;
 }
 
+SweepBuilder::Version::~Version() = default;
+
 SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRange carried) {
-  PairBody v(*this, region, safe, b);
+  Version version = emitPairs(region, safe, carried, nullptr);
+  return finish(region, version);
+}
+
+SweepBuilder::Version SweepBuilder::emitPairs(Region &region, bool safe, ValueRange carried, const DenseMap<Operation *, Value> *estimates) {
+  Version version;
+  version.body = std::make_unique<PairBody>(*this, region, safe, b);
+  PairBody &v = *version.body;
+  v.estimates = estimates;
   for (auto &e : v.tokens)
-    e = std::make_unique<Expressions>(expressions(rows == Index::n ? b : v.inner, [&](Value x) { return v.tokenLeaf(x); }));
+    e = std::make_unique<Expressions>(expressions(rows == Index::n ? b : v.inner, [this, &v](Value x) { return v.tokenLeaf(x); }));
 
   // All reductions of pairs that the yields need.
-  SmallVector<Operation *> ops = carriedReductions(region);
-  unsigned numCarried = ops.size();
+  version.ops = carriedReductions(region);
+  unsigned numCarried = version.numCarried = version.ops.size();
   for (Operation &op : region.front())
-    if (reduces(&op) && !llvm::is_contained(ops, &op))
-      ops.push_back(&op);
-  SmallVector<SmallVector<Value>> state; // outside
+    if (reduces(&op) && !llvm::is_contained(version.ops, &op))
+      version.ops.push_back(&op);
+  auto &ops = version.ops;
+  auto &state = version.state; // outside
   unsigned next = 0;
   for (auto [i, op] : llvm::enumerate(ops)) {
     if (i < numCarried) {
@@ -179,8 +190,40 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
     auto attend = dyn_cast<flare::AttendOp>(op);
     double reference = attend ? fastAttention(op, half, limit).reference / (attend.getBase2() ? 1 : log2e) : 0.0;
     for (auto [j, t] : llvm::enumerate(state[i]))
-      t = safe || j < 2 ? pairsOp.getResult(next++) : splat(cast<TileType>(t.getType()), reference);
+      t = safe || j < 2 ? pairsOp.getResult(next++) : v.estimated(op) ? v.estimated(op) : splat(cast<TileType>(t.getType()), reference);
+    if (attend && v.estimated(op) && !attend.getBase2())
+      state[i][2] = tile::ScaleOp::create(b, loc, state[i][2].getType(), state[i][2], arith::ConstantOp::create(b, loc, b.getF32FloatAttr(1 / log2e)));
   }
+  return version;
+}
+
+void SweepBuilder::makeHeadroom() {
+  Value norm;
+  llvm::SetVector<Value> latents;
+  sweep.walk([&](flare::ContractOp op) {
+    for (Value v : op->getOperands())
+      if (isLatents(v) && isStored(v) && typeOf(v).getElement().isF32())
+        latents.insert(v);
+  });
+  for (Value v : latents) {
+    Value one = tile::MaxNormOp::create(b, loc, b.getF32Type(), storage.tensor.lookup(v));
+    norm = norm ? Value(arith::MaximumFOp::create(b, loc, norm, one)) : one;
+  }
+  if (!norm)
+    return;
+  auto number = [&](double x) { return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(x)); };
+  Value large = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OGT, norm, number(largeNorm));
+  headroom = arith::SelectOp::create(b, loc, large, number(1), number(0));
+  headroomFactor = arith::SelectOp::create(b, loc, large, number(2), number(1));
+}
+
+Value SweepBuilder::withoutHeadroom(Value t) {
+  return headroom ? Value(tile::ScaleOp::create(b, loc, t.getType(), t, headroomFactor)) : t;
+}
+
+SmallVector<Value> SweepBuilder::finish(Region &region, Version &version) {
+  PairBody &v = *version.body;
+  auto &[body, ops, numCarried, state] = version;
 
   SmallVector<SmallVector<int64_t>> owners(ops.size());
   if (config.getColumnWorkers() > 1) {
@@ -210,7 +253,7 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
     } else if (addsUp(op)) {
       finished[op->getResult(0)] = tile::TotalOp::create(b, loc, state[i][0].getType(), state[i][0]);
     } else {
-      finished[op->getResult(0)] = state[i][0];
+      finished[op->getResult(0)] = withoutHeadroom(state[i][0]);
     }
   }
   Expressions post{b, loc, storage, [&](Value x) -> Value {
@@ -245,6 +288,65 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
   return out;
 }
 
+// Of an attention over latents in f16 a token's reference is estimated from its norm: the largest of M random scores N(0, 1) is about √(2 ln M) - 1/2 where the bound
+// ‖q‖·‖k‖, of the longest of M latents, is about √D (√D + 2), in the same unit √D: their ratio times the bound of this token, less 4, which puts the largest score in
+// the middle of f16's range. If all rows' sums turn out to be in range it was good enough: no weight is infinite, and the largest has lost no bits. Otherwise the tile is
+// done again, safely. So it is where x - reference may be below -126, by |x| ≤ bound.
+SmallVector<Value> SweepBuilder::emitEstimated(Region &region, const Guards &guards, ValueRange factors) {
+  DenseMap<Operation *, Value> estimates;
+  double most = 0; // largest reference
+  for (Operation &op : region.front()) {
+    auto attend = dyn_cast<flare::AttendOp>(op);
+    if (!attend)
+      continue;
+    auto dot = attend.getX().getDefiningOp<flare::ContractOp>();
+    auto norm = llvm::find_if(guards.norms, [&](auto &pair) { return pair.second == dot.getA() || pair.second == dot.getB(); });
+    Value tokens = norm->second, factor = factors[norm - guards.norms.begin()];
+    if (auto scale = tokens.getDefiningOp<flare::ScaleOp>())
+      tokens = scale.getA();
+    Value stage = stages.lookup(storage.tensor.lookup(tokens));
+    auto type = cast<tile::StageType>(stage.getType());
+    TileType wide = tileOf(rowCount(), 0, type.getD(), f32()), number = tileOf(rowCount(), 0, 0, f32());
+    auto times = [&](Value x, Value f) { return tile::ScaleOp::create(b, loc, x.getType(), x, f); };
+    auto constant = [&](double x) { return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(x)); };
+    Value k = tile::ReadOp::create(b, loc, wide.withElement(type.getElement()), stage, workerRow);
+    k = tile::CastOp::create(b, loc, wide, k);
+    Value square = tile::ReduceOp::create(b, loc, number, tile::MulOp::create(b, loc, wide, k, k), Index::d, "add");
+    square = times(times(square, factor), factor);
+    Value bound = tile::Exp2Op::create(b, loc, number, times(tile::Log2Op::create(b, loc, number, square), constant(0.5))); // the root
+    double share = std::max(0.3, std::sqrt(2 * std::log(double(latents))) - 0.5) / (std::sqrt(double(typeOf(tokens).getChannels())) + 2);
+    estimates[&op] = tile::AddOp::create(b, loc, number, times(bound, constant(share)), splat(number, -4));
+    most = 120 * share / (1 + share);
+  }
+  Version version = emitPairs(region, false, {}, &estimates);
+  Value good;
+  SmallVector<Value> all;
+  for (auto &state : version.state) {
+    Value total = tile::TotalOp::create(b, loc, state[1].getType(), state[1]);
+    Value within = tile::WithinOp::create(b, loc, b.getI1Type(), total, b.getF32FloatAttr(0x1p-8), b.getF32FloatAttr(0x1p+100));
+    Value bounded = tile::WithinOp::create(b, loc, b.getI1Type(), estimates[version.ops[&state - version.state.begin()]], b.getF32FloatAttr(-4), b.getF32FloatAttr(most));
+    within = arith::AndIOp::create(b, loc, within, bounded);
+    good = good ? Value(arith::AndIOp::create(b, loc, good, within)) : within;
+    llvm::append_range(all, state);
+  }
+  auto branch = scf::IfOp::create(b, loc, ValueRange(ArrayRef<Value>(all)).getTypes(), good, true);
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToEnd(branch.thenBlock());
+    scf::YieldOp::create(b, loc, all);
+    b.setInsertionPointToEnd(branch.elseBlock());
+    SmallVector<Value> again;
+    for (auto &state : emitPairs(region, true, {}, nullptr).state)
+      llvm::append_range(again, state);
+    scf::YieldOp::create(b, loc, again);
+  }
+  unsigned next = 0;
+  for (auto &state : version.state)
+    for (Value &v : state)
+      v = branch.getResult(next++);
+  return finish(region, version);
+}
+
 LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
   latents = latentsOf(sweep);
   half = halfOf(sweep, host);
@@ -273,6 +375,8 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
     e = std::make_unique<Expressions>(expressions(prologueBuilder, [this](Value v) {
       return latentLeaf(prologueBuilder, v, origin, rowCount());
     }));
+  if (needsHeadroom(sweep, half))
+    makeHeadroom();
   Expressions numbers{b, loc, storage, {}};
   Guards guards;
   SmallVector<Value> factors; // of each guard, norms first
@@ -316,6 +420,11 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
   for (Operation *op : carriedReductions(fast))
     llvm::append_range(inits, initialState(op));
   unsigned numState = inits.size();
+  bool estimated = !host && rows == Index::n && !numState && !guards.norms.empty() && llvm::all_of(fast.front(), [&](Operation &op) {
+    return !reduces(&op) || hasWeightsF16(&op, half);
+  });
+  if (estimated)
+    versioned = bounded = false;
   if (versioned)
     inits.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(!guards.norms.empty())));
   auto stream = tile::StreamOp::create(b, loc, ValueRange(inits).getTypes(), tokens, inits, config.getTile());
@@ -333,7 +442,9 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToEnd(block);
     SmallVector<Value> yields;
-    if (!versioned) {
+    if (estimated) {
+      yields = emitEstimated(fast, guards, factors);
+    } else if (!versioned) {
       // One body for all tiles, the last one included.
       yields = emitVersion(fast, true, carried);
     } else if (guards.norms.empty()) {
@@ -377,6 +488,7 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       Value t = stream.getResult(next);
       if ((isa<flare::AttendOp>(op) && j == 1) || addsUp(op))
         t = tile::TotalOp::create(b, loc, t.getType(), t);
+      t = withoutHeadroom(t);
       tile::StoreOp::create(b, loc, t, partials[next], origin, true);
     }
   finishStash();

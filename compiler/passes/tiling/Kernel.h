@@ -18,6 +18,7 @@ struct SweepBuilder {
   int64_t latents = 0;
   bool bounded = false; // do guards bound the fast version's exponentials?
   Value mask; // of the tokens, or null
+  Value headroom, headroomFactor; // of exponents, and 2 to its power; null: none
 
   Index rows, cols;
   DenseMap<Value, Value> stages; // token tensor (program argument) → staged tile
@@ -64,6 +65,24 @@ struct SweepBuilder {
   /// What the workers with the same rows have reduced over their own columns, added up: for each of `ops`, contractions over columns, the sum in place of this
   /// worker's part. Returns which of these workers gets a block of rows, as many for each op as rows have blocks.
   SmallVector<SmallVector<int64_t>> combine(Region &region, ArrayRef<Operation *> ops, MutableArrayRef<Value> parts);
+
+  /// Pairs and their reductions; the state after them.
+  struct Version {
+    std::unique_ptr<struct PairBody> body;
+    SmallVector<Operation *> ops; // reductions, carried ones first
+    unsigned numCarried = 0;
+    SmallVector<SmallVector<Value>> state; // of each
+    Version() = default;
+    Version(Version &&) = default;
+    ~Version();
+  };
+  /// `estimates`: references of fast attentions, tiles of one number a row; null: the constant one.
+  Version emitPairs(Region &region, bool safe, ValueRange carried, const DenseMap<Operation *, Value> *estimates);
+  void makeHeadroom();
+  Value withoutHeadroom(Value t);
+  /// Finishes maps and stores them; returns the carried state.
+  SmallVector<Value> finish(Region &region, Version &version);
+  SmallVector<Value> emitEstimated(Region &region, const Guards &guards, ValueRange factors);
 
   /// Emits one version of the work on a staged tile; returns the carried state after it. Maps are stored.
   SmallVector<Value> emitVersion(Region &region, bool safe, ValueRange carried);

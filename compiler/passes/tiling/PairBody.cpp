@@ -135,9 +135,15 @@ Value PairBody::inBase2(Value v) {
 
 Value PairBody::sumOf(Terms &t, bool exponent) {
   Value acc;
+  bool lowered = !exponent || !s.headroom;
   auto addVectors = [&] {
     for (auto [v, negative] : t.vectors) {
       Value x = vector(v);
+      if (negative && !lowered) { // 2^(x-a-h)
+        Value one = tile::ConstantOp::create(inner, s.loc, cast<TileType>(x.getType()), inner.getF32FloatAttr(1));
+        x = tile::AddOp::create(inner, s.loc, x.getType(), x, tile::ScaleOp::create(inner, s.loc, x.getType(), one, s.headroom));
+        lowered = true;
+      }
       if (negative && acc)
         acc = tile::SubOp::create(inner, s.loc, pairType(s.f32()), acc, x);
       else if (negative)
@@ -358,7 +364,10 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     }
     if (!attend.getBase2() && !base2)
       x = tile::ScaleOp::create(inner, loc, x.getType(), x, log2eConstant());
-    if (double reference = fastAttention(op, s.half, s.limit).reference; !safe && reference)
+    if (Value reference = estimated(op)) {
+      Value r = addIn(reference, sliced(cast<TileType>(reference.getType())));
+      x = tile::AddOp::create(inner, loc, x.getType(), x, tile::NegOp::create(inner, loc, r.getType(), r));
+    } else if (double reference = fastAttention(op, s.half, s.limit).reference; !safe && reference)
       x = tile::AddOp::create(inner, loc, x.getType(), x, constant(x.getType(), -reference));
     // The sum is that of the weights as rounded, so that they add up to one.
     Value e = tile::Exp2Op::create(inner, loc, x.getType(), x, isBounded());

@@ -19,9 +19,13 @@ struct PairBody {
   DenseMap<std::pair<Value, int>, Value> formed;
   DenseMap<Value, Value> pairs;
   DenseMap<Value, std::pair<Value, Value>> splits;
+  const DenseMap<Operation *, Value> *estimates = nullptr;
   DenseMap<Value, Value> present; // pairs → the same, of tokens that are there
 
   PairBody(SweepBuilder &s, Region &region, bool safe, OpBuilder &b);
+
+  /// The reference of a fast attention, where it is estimated for each row.
+  Value estimated(Operation *op) { return estimates ? estimates->lookup(op) : Value(); }
 
   Value addIn(Value v, TileType slice);
 
@@ -35,7 +39,7 @@ struct PairBody {
   Value weight(Value v, Index over, Form form);
 
   /// Are exponentials of pairs within ±126? In the fast one of two versions, as its guards have asked. Only a GPU has forms that this allows.
-  bool isBounded() const { return !safe && s.bounded && !s.host; }
+  bool isBounded() const { return !safe && (s.bounded || estimates) && !s.host; }
 
   TileType pairType(Type e) { return s.tileOf(tile::blockSize, tile::blockSize, 0, e); }
 

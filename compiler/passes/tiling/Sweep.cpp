@@ -153,6 +153,46 @@ FastAttention tiling::fastAttention(Operation *attend, Type half, double limit) 
 
 bool tiling::splitsPairs(Operation *op, Type half) { return half && half.isF16() && isa<flare::AttendOp>(op) && !hasWeightsF16(op, half); }
 
+namespace {
+/// How many exponentials are multiplied in each term of pairs; -1: terms differ. `sums`: are there terms to be added?
+int exponentialsIn(Value v, bool &sums) {
+  if (!isPair(v))
+    return 0;
+  return llvm::TypeSwitch<Operation *, int>(v.getDefiningOp())
+      .Case<flare::Exp2Op>([](flare::Exp2Op op) { // of x - a, whose a can take a number more
+        auto sub = op.getA().getDefiningOp<flare::SubOp>();
+        return sub && isPair(sub.getA()) && !isPair(sub.getB()) && sub->hasOneUse() ? 1 : -1;
+      })
+      .Case<flare::ContractOp>([](auto) { return 0; })
+      .Case<flare::NegOp, flare::ScaleOp>([&](auto op) { return exponentialsIn(op->getOperand(0), sums); })
+      .Case([&](flare::MulOp op) {
+        int a = exponentialsIn(op.getA(), sums), b = exponentialsIn(op.getB(), sums);
+        return a < 0 || b < 0 ? -1 : a + b;
+      })
+      .Case<flare::AddOp, flare::SubOp>([&](auto op) {
+        int a = exponentialsIn(op.getA(), sums), b = exponentialsIn(op.getB(), sums);
+        sums |= a > 0 && b > 0;
+        return a == b ? a : -1;
+      })
+      .Default([](Operation *) { return -1; });
+}
+} // namespace
+
+bool tiling::needsHeadroom(flare::SweepOp sweep, Type half) {
+  bool sums = false;
+  if (!half || !half.isF16())
+    return false;
+  for (Operation &op : sweep.getFast().front())
+    if (reduces(&op)) {
+      if (!isa<flare::ContractOp>(op))
+        return false;
+      for (Value v : op.getOperands())
+        if (isPair(v) && exponentialsIn(v, sums) != 1)
+          return false;
+    }
+  return sums;
+}
+
 SmallVector<std::pair<Form, Form>> tiling::addendsOf(Operation *reduction, Type half) {
   if (splitsPairs(reduction, half))
     return SmallVector<std::pair<Form, Form>>(ArrayRef(splitAddends));

@@ -53,9 +53,9 @@ int64_t latentsOf(flare::SweepOp sweep);
 /// The 16-bit type of its operands, or null: f32 operands.
 Type halfOf(flare::SweepOp sweep, bool host);
 
-/// f16 has 5 bits of exponent. What is stored in f16 is an exact operand, and a softmax's weights are made so that they fit (below);
-/// anything else has a range of its own (gradients of 1e-7, or 2^16 times as large; 2^-lse times either) and is two addends of bf16:
-/// the range of f32, an error of 2^-17, three products where f16 would be one. For bf16 tokens one addend is mostly enough.
+/// f16 has 5 bits of exponent. What is stored in f16 is an exact operand, a softmax's weights are made so that they fit (below), and gradients fit where
+/// SDPA's do. Anything else, that is z in f32 of a decode on its own and latents times numbers, has a range of its own and is two addends of bf16: the range of f32, an error of
+/// 2^-17, three products where f16 would be one. For bf16 tokens one addend is mostly enough.
 inline Type splitType(Type half) { return half && half.isF16() ? Type(BFloat16Type::get(half.getContext())) : half; }
 
 /// The safe body's reference of a row, in base 2: the largest score so far and `above`, set where a score exceeds it by more than `room`. Between two such times
@@ -81,8 +81,14 @@ constexpr double jointRoom = 20;
 bool fitsHalf(Value v, Type half);
 /// Does an attention round its weights to f16? Otherwise they are as any pairs of f32.
 bool hasWeightsF16(Operation *op, Type half);
-/// Do pairs that this op reduces, and what it contracts them with, have two addends each?
+/// Do pairs that this attention reduces, and what it contracts them with, have two addends each?
 bool splitsPairs(Operation *op, Type half);
+/// Weights are 1 at most, but what the gradients of both softmaxes add up to may be twice as large as SDPA's, which are one each and fit f16 where SDPA's results
+/// are finite. So where gradients are large all weights of such a sweep are halved, which costs nothing in an exponent, and what they are contracted to is doubled. Not
+/// where they are small: that would cost the last bit of f16's smallest numbers.
+bool needsHeadroom(flare::SweepOp sweep, Type half);
+/// Gradients are large where some latent's is: it is a sum of tokens' gradients by weights.
+constexpr double largeNorm = 64;
 
 /// What bounds the exponentials of a fast body: the norms of the operands of scores (latents, tokens), and numbers of tokens that are subtracted from
 /// scores. Failure: nothing that can be asked of staged tokens does.
