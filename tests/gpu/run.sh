@@ -23,6 +23,26 @@ check() { # name, command…
   if "$@" > "$out/log.txt" 2>&1; then note "ok   $name ($((SECONDS - start)) s)"; else note "FAIL $name ($((SECONDS - start)) s)"; tail -n 15 "$out/log.txt"; failures=$((failures + 1)); fi
 }
 
+# The same in the background, for what waits for the processor; `finished` tells how it went.
+background=()
+start() { # file, name, command…
+  local file=$1 name=$2
+  shift 2
+  (SECONDS=0; "$@" > "$out/$file.log" 2>&1; echo "$? $SECONDS" > "$out/$file.done") &
+  background+=("$! $file $name")
+}
+finished() {
+  local job pid file name status seconds
+  for job in "${background[@]}"; do
+    read -r pid file name <<< "$job"
+    wait "$pid"
+    read -r status seconds < "$out/$file.done"
+    if [ "$status" = 0 ]; then note "ok   $name ($seconds s)"; else note "FAIL $name ($seconds s)"; tail -n 15 "$out/$file.log"; failures=$((failures + 1)); fi
+    rm -f "$out/$file.done" "$out/$file.log"
+  done
+  background=()
+}
+
 : > "$out/summary.txt"
 note "flarec $(cat build/revision 2>/dev/null || git rev-parse --short HEAD 2>/dev/null || echo '?'), $(python3 -c 'import torch; print(torch.cuda.get_device_name(), "torch", torch.__version__)'), driver $(nvidia-smi --query-gpu=driver_version --format=csv,noheader), $(date +%F)"
 
@@ -45,7 +65,14 @@ for dtype in bf16 fp32 fp16; do
     if [ "$bad" = 0 ] && [[ $last == *"checks hold"* ]]; then note "ok   accuracy $dtype D=$d: $last"; else note "FAIL accuracy $dtype D=$d: $last"; failures=$((failures + 1)); grep '^FAIL' "$out/accuracy-$dtype-$d.txt" | cut -c1-260; fi
   done
 done
-# Random cases, split over the processor's cores, which compile most of the time.
+# Random cases, split over the processor's cores, which compile most of the time, and what else does.
+start layouts "layouts, repeatability, streams, graphs, non-finite values" python3 tests/gpu/layouts.py
+start masks "masks, lengths, packed sequences" env FLAREC_TEST_DEVICE=cuda python3 tests/ops/test_masks.py
+pooled=()
+for dtype in bf16 fp32 fp16; do
+  (cd tests/ops && python3 accuracy.py --device cuda --pooled --head-dims 4 8 16 32 --dtypes $dtype) > "$out/pooled-$dtype.txt" 2>&1 &
+  pooled+=($!)
+done
 random=$([ $quick = 1 ] && echo 64 || echo 1000)
 workers=16
 share=$((((random + workers - 1) / workers + 3) / 4 * 4)) # consecutive seeds share kernels by fours
@@ -67,13 +94,7 @@ else
   grep -h -A1 '^FAIL' "$out"/random-*.txt | grep -v '^--' | cut -c1-360 | head -n 40
   for file in $unfinished; do note "     $(basename "$file"): $(tail -n 1 "$file")"; done
 fi
-pooled=()
-for dtype in bf16 fp32 fp16; do
-  (cd tests/ops && python3 accuracy.py --device cuda --pooled --head-dims 4 8 16 32 --dtypes $dtype) > "$out/pooled-$dtype.txt" 2>&1 &
-  pooled+=($!)
-done
-check "layouts, repeatability, streams, graphs, non-finite values" python3 tests/gpu/layouts.py
-check "masks, lengths, packed sequences" env FLAREC_TEST_DEVICE=cuda python3 tests/ops/test_masks.py
+finished
 for pid in "${pooled[@]}"; do wait "$pid"; done
 for dtype in bf16 fp32 fp16; do
   last=$(tail -n 1 "$out/pooled-$dtype.txt")
@@ -81,8 +102,9 @@ for dtype in bf16 fp32 fp16; do
 done
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
-    check "compute-sanitizer $tool" timeout 200 compute-sanitizer --tool $tool --kernel-regex kns=mixer --error-exitcode 9 python3 tests/gpu/layouts.py --small
+    start $tool "compute-sanitizer $tool" timeout 200 compute-sanitizer --tool $tool --kernel-regex kns=mixer --error-exitcode 9 python3 tests/gpu/layouts.py --small
   done
+  finished
 fi
 if [ -x build/bin/flare-train ]; then
   data=${FLAREC_DATA:-../shared/data/darcy}
@@ -112,7 +134,10 @@ PY
 shapes=(8,8,64,1048576 8,8,128,1048576 8,8,512,1048576 16,4,256,1048576 8,16,128,1048576 8,32,128,1048576 8,8,128,131072 8,8,128,16384)
 [ $quick = 1 ] && shapes=(8,8,128,1048576)
 python3 bench/mixer.py --shapes "${shapes[@]}" --json "$out/bench.json" 2> /dev/null | tee -a "$out/summary.txt"
-[ $quick = 1 ] || python3 bench/mixer.py --dtype fp32 --rounds 7 --shapes 8,8,128,1048576 --json "$out/bench-fp32.json" 2> /dev/null | grep -v '^ ' | tee -a "$out/summary.txt"
+if [ $quick = 0 ]; then
+  python3 bench/mixer.py --dtype fp32 --rounds 7 --shapes 8,8,128,1048576 --json "$out/bench-fp32.json" 2> /dev/null | grep -v '^ ' | tee -a "$out/summary.txt"
+  python3 bench/mixer.py --dtype fp16 --shapes 8,8,128,1048576 8,16,128,1048576 --json "$out/bench-fp16.json" 2> /dev/null | grep -v '^ ' | tee -a "$out/summary.txt"
+fi
 # Few files: all accuracy lines in one.
 cat "$out"/accuracy-*.txt "$out"/random-*.txt "$out"/pooled-*.txt > "$out/accuracy.txt" && rm -f "$out"/accuracy-*.txt "$out"/random-*.txt "$out"/pooled-*.txt "$out/log.txt"
 note "$failures checks failed"

@@ -28,7 +28,7 @@
 // CHECK: %[[NORM:.*]] = tile.exp2
 // CHECK: tile.constant -4.000000e+00
 // CHECK: tile.exp2 bounded
-// CHECK: tile.within {{.*}} from 3.906250e-03 to 1.2{{.*}}e+30
+// CHECK: tile.within {{.*}} from 3.906250e-03 to 1.2{{.*}}+30
 // CHECK: tile.within {{.*}} from -4.000000e+00
 // CHECK: scf.if
 // CHECK: } else {
