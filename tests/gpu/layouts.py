@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "ops"))
 import flarec_test
 
 failures = 0
+LIMITS = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 1e-5}  # of relative rms errors
 
 
 def report(name, ok, detail=""):
@@ -35,8 +36,7 @@ def check(name, ops, q, k, v, g, dtype):
     for a, b in zip(ours, exact):
         scale = b.square().mean().sqrt().item() + 1e-3
         worst = max(worst, (a.double() - b).square().mean().sqrt().item() / scale)
-    limit = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 1e-5}[dtype]
-    report(name, worst <= limit, f"relative rms error {worst:.1e}")
+    report(name, worst <= LIMITS[dtype], f"relative rms error {worst:.1e}")
 
 
 def ragged(name, ops, q, k, v, g, dtype):
@@ -57,7 +57,7 @@ def ragged(name, ops, q, k, v, g, dtype):
             scale = e.square().mean().sqrt().item() + 1e-3
             worst = max(worst, (t.double() - e).square().mean().sqrt().item() / scale)
     absent = all((t.transpose(1, 2)[~there] == 0).all().item() for results in (padded, masked) for i, t in enumerate(results) if i != 1)
-    report(name, worst <= (2e-2 if dtype == torch.bfloat16 else 1e-5) and absent, f"relative rms error {worst:.1e}{'' if absent else ', rows of absent tokens are not 0'}")
+    report(name, worst <= LIMITS[dtype] and absent, f"relative rms error {worst:.1e}{'' if absent else ', rows of absent tokens are not 0'}")
 
 
 def main():
