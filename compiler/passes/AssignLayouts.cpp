@@ -254,6 +254,7 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
             p.assign(op.getX(), fragment::pair(r, c));
             p.assign(op.getLimit(), fragment::rowVector(r));
           })
+          .Case([&](tile::OverflowsOp op) { p.assign(op.getW(), fragment::pair(r, c)); })
           .Case([&](tile::BroadcastOp op) {
             p.assign(op.getOut(), fragment::pair(r, c));
             bool isRow = rows == Index::n ? tileType(op.getA()).getN() != 0 : tileType(op.getA()).getM() != 0;

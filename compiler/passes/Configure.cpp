@@ -133,7 +133,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + (d.half ? 7 : 12) * d.attends + 2 * d.vectors;
       fixed = d.half ? 44 + (d.f16 ? 32 : 12) * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
       // Of bf16 128 registers hold 64 latents of up to 16 channels, and 16 warps that share them out are faster than 12 with more each (bench/LOG.md).
-      bool narrow = d.half && units <= 2 && d.scoreTerms <= 2;
+      bool narrow = d.half && units <= (d.f16 && d.attends ? 1 : 2) && d.scoreTerms <= 2;
       // Without sums to keep, of up to 32 channels, 64 latents a worker with 255 registers are faster than more workers with fewer.
       bool wide = d.half && !d.attends && units == 4;
       int64_t most = std::max<int64_t>(1, std::min<int64_t>(narrow ? d.attends || units > 1 ? 4 : 8 : wide ? 4 : 6, ((wide ? 240 : d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
@@ -171,7 +171,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       }
       // What stays in registers along columns is there for all of them; otherwise one or two, a few where two don't divide them.
       int64_t blocks = std::max<int64_t>(1, latents / 16);
-      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= (d.f16 ? 2 : 8) ? 0 : blocks % 4 == 0 && !d.f16 ? 4 : blocks % 2 == 0 ? 2 : 1;
+      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= (d.f16 ? 2 : 8) ? 0 : blocks % 4 == 0 && (!d.f16 || units > 1) ? 4 : blocks % 2 == 0 ? 2 : 1;
       parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
       heads = std::min(warps / sharers, d.weights == 1 && d.half ? warps : 4); // neighbouring heads' rows side by side: whole sectors
       while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)

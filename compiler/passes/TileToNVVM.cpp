@@ -103,7 +103,7 @@ void KernelLowering::lower(Operation *op) {
   TypeSwitch<Operation *>(op)
       .Case<tile::LoadOp, tile::ReadOp, tile::StoreOp, tile::CombineOp, tile::MergeOp, tile::MergeSumOp, tile::MaxNormOp, tile::BoundedOp, tile::StreamOp,
             tile::PairsOp, tile::StashOp, tile::ContractOp, tile::SumOp, tile::TotalOp, tile::ReduceOp, tile::SplitOp, tile::MaskOp, tile::WhereOp,
-            tile::CastOp, tile::ConstantOp, tile::BroadcastOp, tile::ScaleOp, tile::Exp2Op, tile::ExceedsOp, tile::WithinOp, scf::IfOp>([&](auto o) { emit(o); })
+            tile::CastOp, tile::ConstantOp, tile::BroadcastOp, tile::ScaleOp, tile::Exp2Op, tile::ExceedsOp, tile::WithinOp, tile::OverflowsOp, scf::IfOp>([&](auto o) { emit(o); })
       .Case([&](tile::AddOp o) { binary(o, [&](Value x, Value y) { return fadd(x, y); }); })
       // Not fused with a product: x - max would keep what rounding x took away, which from |x| = 2^31 on overflows its exponential.
       .Case([&](tile::SubOp o) { binary(o, [&](Value x, Value y) { return arith::SubFOp::create(b, loc, x, y).getResult(); }); })

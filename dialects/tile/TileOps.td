@@ -440,6 +440,25 @@ def Tile_WithinOp : Tile_Op<"within", [Pure]> {
   let hasVerifier = 1;
 }
 
+def Tile_OverflowsOp : Tile_Op<"overflows", [Pure]> {
+  let summary = "has a rounded pair become infinite?";
+  let description = [{
+    True if some w[n,m] ≥ 0 in f16 is infinite (or NaN). One answer for all lanes of a worker. After the fact, and for two pairs at once: cheaper than
+    `tile.exceeds` before it.
+
+    ```mlir
+    func.func @overflows(%w: !tile.tile<n=16, m=16, f16>) -> i1 {
+      %any = tile.overflows %w : !tile.tile<n=16, m=16, f16>
+      return %any : i1
+    }
+    ```
+  }];
+  let arguments = (ins Tile_TileType:$w);
+  let results = (outs I1:$any);
+  let assemblyFormat = "$w attr-dict `:` type($w)";
+  let hasVerifier = 1;
+}
+
 class Tile_BinaryOp<string mnemonic, string formula> : Tile_Op<mnemonic, [Pure]> {
   let summary = formula # ", elementwise, broadcast by index";
   let description = "`out = " # formula # [{` in f32. The result carries the indices of both.
@@ -559,7 +578,7 @@ def Tile_ConstantOp : Tile_Op<"constant", [Pure]> {
 def Tile_MaskOp : Tile_Op<"mask", [Pure]> {
   let summary = "x where first + i < limit, else `fill`";
   let description = [{
-    i runs over the index `over` of the tile.
+    i runs over the index `over` of the tile. Rounded pairs are masked with 0 alone.
 
     ```mlir
     func.func @mask(%x: !tile.tile<n=16, m=16, f32>, %first: index, %count: index) -> !tile.tile<n=16, m=16, f32> {

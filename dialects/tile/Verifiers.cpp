@@ -286,6 +286,13 @@ LogicalResult ExceedsOp::verify() {
 
 LogicalResult WithinOp::verify() { return needsF32(*this, {getX()}); }
 
+LogicalResult OverflowsOp::verify() {
+  TileType w = getW().getType();
+  if (!carries(w, Index::n) || !carries(w, Index::m) || !w.getElement().isF16())
+    return emitOpError() << "looks at pairs in f16, got " << w;
+  return success();
+}
+
 static LogicalResult verifyBinary(Operation *op, TileType a, TileType b, TileType out) {
   for (Index i : indices)
     if ((carries(a, i) && carries(b, i) && a.size(i) != b.size(i)) || out.size(i) != std::max(a.size(i), b.size(i)))
@@ -335,6 +342,8 @@ LogicalResult MaskOp::verify() {
     return emitOpError() << x << " does not carry " << flarec::flare::stringifyIndex(getOver());
   if (failed(needsSameShape(*this, x, getOut().getType())))
     return failure();
+  if (isHalf(x.getElement()) && x.getElement() == getOut().getType().getElement() && getFill().isPosZero())
+    return success();
   return needsF32(*this, {getX(), getOut()});
 }
 

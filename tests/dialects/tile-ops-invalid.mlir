@@ -479,3 +479,27 @@ func.func @store(%t: !tile.tile<n=32, d=8, f32>, %y: !flare.tensor<n, d=8, bf16>
   tile.store %t, %y at %first owners [0] : !tile.tile<n=32, d=8, f32>, !flare.tensor<n, d=8, bf16>
   return
 }
+
+// -----
+
+func.func @overflows(%w: !tile.tile<n=16, m=16, bf16>) {
+  // expected-error @+1 {{looks at pairs in f16, got '!tile.tile<n=16, m=16, bf16>'}}
+  %a = tile.overflows %w : !tile.tile<n=16, m=16, bf16>
+  return
+}
+
+// -----
+
+func.func @within(%x: !tile.tile<n=16, f16>) {
+  // expected-error @+1 {{computes in f32}}
+  %a = tile.within %x from 0.5 to 8.0 : !tile.tile<n=16, f16>
+  return
+}
+
+// -----
+
+func.func @mask(%w: !tile.tile<n=16, m=16, f16>, %i: index) {
+  // expected-error @+1 {{computes in f32}}
+  %c = tile.mask %w over n first %i limit %i fill 1.0 : !tile.tile<n=16, m=16, f16> -> !tile.tile<n=16, m=16, f16>
+  return
+}

@@ -39,3 +39,13 @@ func.func @empty(%k: !flare.tensor<n, d=8, f32>) {
   }
   return
 }
+
+// CHECK: tile.overflows %{{.*}} : <n=16, m=16, f16>
+// CHECK: tile.within %{{.*}} from 5.000000e-01 to 8.000000e+00 : <n=32, f32>
+// CHECK: tile.mask %{{.*}} over n first %{{.*}} limit %{{.*}} fill 0.000000e+00 : <n=16, m=16, f16> -> <n=16, m=16, f16>
+func.func @after(%w: !tile.tile<n=16, m=16, f16>, %sums: !tile.tile<n=32, f32>, %first: index, %count: index) {
+  %a = tile.overflows %w : !tile.tile<n=16, m=16, f16>
+  %b = tile.within %sums from 0.5 to 8.0 : !tile.tile<n=32, f32>
+  %c = tile.mask %w over n first %first limit %count fill 0.0 : !tile.tile<n=16, m=16, f16> -> !tile.tile<n=16, m=16, f16>
+  return
+}

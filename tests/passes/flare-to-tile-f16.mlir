@@ -14,9 +14,11 @@
 // CHECK: tile.contract(%[[H]])
 // CHECK-NEXT: tile.sum %[[H]]
 // CHECK: tile.constant -1.000000e+00
-// Safe: the reference is the maximum less 7, raised where a score exceeds it by 15.5.
+// Safe: the reference is the maximum less 7, raised where a weight has become infinite.
 // CHECK: } else {
-// CHECK: tile.exceeds {{.*}} by 1.550000e+01
+// CHECK: %[[W:.*]] = tile.mask {{.*}} fill 0.000000e+00 : <n=16, m=16, f16
+// CHECK-NEXT: tile.overflows %[[W]]
+// CHECK-NEXT: scf.if
 // CHECK: %[[MAX:.*]] = tile.reduce "max"
 // CHECK-NEXT: %[[ROOM:.*]] = tile.constant -7.000000e+00
 // CHECK-NEXT: %[[TOP:.*]] = tile.add %[[MAX]], %[[ROOM]]
@@ -32,7 +34,7 @@
 // CHECK: tile.within {{.*}} from -4.000000e+00
 // CHECK: scf.if
 // CHECK: } else {
-// CHECK: tile.exceeds
+// CHECK: tile.overflows
 
 // Backward: one product of f16 for each of SDPA's.
 // CHECK-LABEL: tile.program @mixer_backward

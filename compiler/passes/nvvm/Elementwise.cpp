@@ -93,6 +93,14 @@ void KernelLowering::emit(tile::MaskOp op) {
   left = narrow(max(min(left, c64(tile::blockSize)), c64(0)));
   left = sub(left, laneCoordinate(l, a));
   Registers r;
+  if (isHalf(t.getElement())) { // two in a register
+    for (auto [i, v] : llvm::enumerate(x)) {
+      auto keep = [&](int which, int64_t bits) { return select(lt(c32(l.element(2 * int(i) + which, 0)[a]), left), c32(bits), c32(0)); };
+      r.push_back(arith::AndIOp::create(b, loc, v, orBits(keep(0, 0xffff), keep(1, 0xffff0000))));
+    }
+    tiles[op.getOut()] = r;
+    return;
+  }
   for (auto [i, v] : llvm::enumerate(x))
     r.push_back(select(lt(c32(l.element(int(i), 0)[a]), left), v, fill));
   tiles[op.getOut()] = r;
@@ -149,7 +157,7 @@ void KernelLowering::emit(tile::ExceedsOp op) {
     Value above = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UGT, row, by ? fadd(most, cf(by)) : most);
     any = any ? Value(arith::OrIOp::create(b, loc, any, above)) : above;
   }
-  numbers[op.getAny()] = intrinsic("llvm.nvvm.vote.any.sync", b.getI1Type(), {c32(-1), any});
+  numbers[op.getAny()] = anyLane(any);
 }
 
 void KernelLowering::emit(tile::WithinOp op) {
@@ -160,6 +168,18 @@ void KernelLowering::emit(tile::WithinOp op) {
     all = all ? both(all, within) : within;
   }
   numbers[op.getAll()] = allLanes(all);
+}
+
+void KernelLowering::emit(tile::OverflowsOp op) { numbers[op.getAny()] = anyLane(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, overflowsHere(op), c32(0))); }
+
+Value KernelLowering::overflowsHere(tile::OverflowsOp op) {
+  Value largest;
+  Type pair = pair16(tileType(op.getW()).getElement());
+  for (Value w : tiles[op.getW()])
+    largest = largest ? bitcast(i32(), intrinsic("llvm.nvvm.fmax.nan.f16x2", pair, {bitcast(pair, largest), bitcast(pair, w)})) : w;
+  // From infinity, 0x7c00, on a step of the exponent carries into the sign.
+  Value beyond = andBits(add(largest, 0x04000400), 0x80008000);
+  return beyond;
 }
 
 void KernelLowering::emit(tile::SumOp op) {

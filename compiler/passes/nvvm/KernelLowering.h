@@ -148,6 +148,9 @@ struct KernelLowering : Emit {
   void emit(tile::ReduceOp op);
   void emit(tile::ExceedsOp op);
   void emit(tile::WithinOp op);
+  void emit(tile::OverflowsOp op);
+  /// Of this lane: not 0 if one does.
+  Value overflowsHere(tile::OverflowsOp op);
   void emit(tile::SumOp op);
   void emit(tile::TotalOp op);
 
@@ -283,6 +286,8 @@ struct KernelLowering : Emit {
   void columns(tile::PairsOp op, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state);
   /// One block of columns against all row blocks.
   void column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// The same, all row blocks up to their `tile.overflows` first. Failure: there is none.
+  LogicalResult together(tile::PairsOp op, int64_t rowBlocks, llvm::function_ref<void(int64_t)> bind, llvm::function_ref<void(int64_t)> take);
   /// Constants stay constants, so that masks can see them.
   Value fold(Value v);
 };

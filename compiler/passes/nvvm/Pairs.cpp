@@ -210,7 +210,14 @@ void KernelLowering::column(tile::PairsOp op, Value col, int64_t rowBlocks, Smal
     else if (auto stage = dyn_cast<tile::StageType>(v.getType()))
       tiles[arg] = readStage(stages[v], stage, type, mul(col, tile::blockSize));
   }
-  for (int64_t r = 0; r < rowBlocks && succeeded(status); ++r) {
+  // Accumulators along columns: which block is known, such loops are unrolled.
+  APInt which;
+  auto blockOf = [&](unsigned i, int64_t r) -> int64_t {
+    if (!tileType(op.getInits()[i]).size(cols))
+      return r;
+    return matchPattern(col, m_ConstantInt(&which)) ? which.getSExtValue() : 0;
+  };
+  auto bind = [&](int64_t r) {
     numbers[body.getArgument(0)] = c64(r * tile::blockSize);
     for (auto [i, v] : llvm::enumerate(op.getIns()))
       if (isa<TileType>(v.getType())) {
@@ -218,26 +225,88 @@ void KernelLowering::column(tile::PairsOp op, Value col, int64_t rowBlocks, Smal
         int64_t n = registersOf(cast<TileType>(arg.getType()));
         tiles[arg] = Registers(ArrayRef(tiles[v]).slice(r * n, n));
       }
-    // Accumulators along columns: which block is known, such loops are unrolled.
-    APInt which;
-    auto blockOf = [&](TileType t) -> int64_t {
-      if (!t.size(cols))
-        return r;
-      return matchPattern(col, m_ConstantInt(&which)) ? which.getSExtValue() : 0;
-    };
     for (unsigned i = 0; i < state.size(); ++i) {
       BlockArgument arg = body.getArgument(2 + ins + i);
       int64_t n = registersOf(cast<TileType>(arg.getType()));
-      tiles[arg] = Registers(ArrayRef(state[i]).slice(blockOf(tileType(op.getInits()[i])) * n, n));
+      tiles[arg] = Registers(ArrayRef(state[i]).slice(blockOf(i, r) * n, n));
     }
-    lowerBlock(body);
-    if (failed(status))
-      return;
+  };
+  auto take = [&](int64_t r) {
     for (auto [i, v] : llvm::enumerate(body.getTerminator()->getOperands())) {
       const Registers &x = tiles[v];
-      std::copy(x.begin(), x.end(), state[i].begin() + blockOf(tileType(op.getInits()[i])) * int64_t(x.size()));
+      std::copy(x.begin(), x.end(), state[i].begin() + blockOf(i, r) * int64_t(x.size()));
     }
+  };
+  if (rowBlocks > 1 && succeeded(together(op, rowBlocks, bind, take)))
+    return;
+  for (int64_t r = 0; r < rowBlocks && succeeded(status); ++r) {
+    bind(r);
+    lowerBlock(body);
+    if (succeeded(status))
+      take(r);
   }
+}
+
+// Where each block of rows asks whether a weight has become infinite all of them ask at once: one vote, and longer runs of independent instructions.
+LogicalResult KernelLowering::together(tile::PairsOp op, int64_t rowBlocks, function_ref<void(int64_t)> bind, function_ref<void(int64_t)> take) {
+  Block &body = op.getRegion().front();
+  auto checks = body.getOps<tile::OverflowsOp>();
+  if (!llvm::hasSingleElement(checks) || !(*checks.begin())->hasOneUse())
+    return failure();
+  tile::OverflowsOp check = *checks.begin();
+  auto raise = dyn_cast<scf::IfOp>(*check->user_begin());
+  if (!raise || raise->getBlock() != &body || check->getNextNode() != raise)
+    return failure();
+  SmallVector<std::pair<DenseMap<Value, Registers>, DenseMap<Value, Value>>> rows;
+  Value beyond;
+  for (int64_t r = 0; r < rowBlocks; ++r) {
+    bind(r);
+    for (Operation &o : llvm::make_range(body.begin(), check->getIterator())) {
+      lower(&o);
+      if (failed(status))
+        return success();
+    }
+    Value here = overflowsHere(check);
+    beyond = beyond ? orBits(beyond, here) : here;
+    rows.push_back({tiles, numbers});
+  }
+  auto at = [&](int64_t r) { std::tie(tiles, numbers) = rows[r]; };
+  Value any = anyLane(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, beyond, c32(0)));
+  SmallVector<Type> types;
+  for (int64_t r = 0; r < rowBlocks; ++r)
+    for (Value v : raise.getResults()) {
+      TileType t = tileType(v);
+      types.append(blocksOf(t) * registersOf(t), isHalf(t.getElement()) ? Type(i32()) : Type(f32()));
+    }
+  auto branch = scf::IfOp::create(b, loc, types, any, true);
+  for (bool otherwise : {false, true}) {
+    OpBuilder::InsertionGuard guard(b);
+    Block *block = otherwise ? branch.elseBlock() : branch.thenBlock(), *from = otherwise ? raise.elseBlock() : raise.thenBlock();
+    block->clear();
+    b.setInsertionPointToStart(block);
+    Registers all;
+    for (int64_t r = 0; r < rowBlocks; ++r) {
+      at(r);
+      lowerBlock(*from);
+      if (failed(status))
+        return success();
+      for (Value v : from->getTerminator()->getOperands())
+        flatten(v, all);
+    }
+    scf::YieldOp::create(b, loc, all);
+  }
+  unsigned next = 0;
+  for (int64_t r = 0; r < rowBlocks; ++r) {
+    at(r);
+    for (Value v : raise.getResults())
+      unflatten(v, branch.getResults(), next);
+    for (Operation &o : llvm::make_range(std::next(raise->getIterator()), body.getTerminator()->getIterator()))
+      if (succeeded(status))
+        lower(&o);
+    if (succeeded(status))
+      take(r);
+  }
+  return success();
 }
 
 Value KernelLowering::fold(Value v) {

@@ -363,7 +363,7 @@ void KernelLowering::emit(scf::IfOp op) {
   for (Value r : op.getResults()) {
     auto t = dyn_cast<TileType>(r.getType());
     int64_t n = t ? blocksOf(t) * registersOf(t) : 1;
-    results.append(n, t ? f32() : r.getType());
+    results.append(n, !t ? r.getType() : isHalf(t.getElement()) ? i32() : f32());
   }
   auto copy = scf::IfOp::create(b, loc, results, number(op.getCondition()), true);
   for (bool otherwise : {false, true}) {

@@ -323,7 +323,9 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     // Padding has scores of 0. Their exponentials are masked where the form of these does not take an infinity.
     Value base2 = attend.getBase2() ? Value() : inBase2(attend.getX());
     Value x = base2 ? base2 : pair(attend.getX());
-    if (!isBounded())
+    // In f16, whose weights must be near 1 to be there at all, references are raised after a weight has become infinite.
+    bool afterwards = safe && !s.host && safeReference(op, s.half).lazy && hasWeightsF16(op, s.half);
+    if (!isBounded() && !afterwards)
       x = maskColumns(x, over);
     Value out = state[0], total = state[1];
     double unit = attend.getBase2() ? 1 : log2e; // of scores, in those of base 2
@@ -343,6 +345,33 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
         Value shrink = tile::Exp2Op::create(inner, loc, reference.getType(), old);
         return {tile::MulOp::create(inner, loc, out.getType(), out, shrink), tile::MulOp::create(inner, loc, total.getType(), total, shrink), reference};
       };
+      if (afterwards) {
+        // Fused with the product that x is. Not so after a raise: x - max would keep what rounding x took away, which from |x| = 2^28 on overflows for ever.
+        auto weights = [&](Value reference, bool fused) {
+          Value negative = fused ? Value(tile::NegOp::create(inner, loc, reference.getType(), reference)) : Value();
+          Value e = fused ? Value(tile::AddOp::create(inner, loc, x.getType(), x, negative)) : Value(tile::SubOp::create(inner, loc, x.getType(), x, reference));
+          if (!attend.getBase2())
+            e = tile::ScaleOp::create(inner, loc, e.getType(), e, log2eConstant());
+          return maskColumns(rounded(tile::Exp2Op::create(inner, loc, e.getType(), e)), over, 0);
+        };
+        Value mostly = weights(state[2], true);
+        Value overflows = tile::OverflowsOp::create(inner, loc, inner.getI1Type(), mostly);
+        auto branch = scf::IfOp::create(inner, loc, TypeRange{mostly.getType(), out.getType(), total.getType(), state[2].getType()}, overflows, true);
+        {
+          OpBuilder::InsertionGuard guard(inner);
+          inner.setInsertionPointToEnd(branch.thenBlock());
+          x = maskColumns(x, over); // a padding's score of 0 is no reference
+          auto raised = raise();
+          raised.insert(raised.begin(), weights(raised[2], false));
+          scf::YieldOp::create(inner, loc, raised);
+          inner.setInsertionPointToEnd(branch.elseBlock());
+          scf::YieldOp::create(inner, loc, ValueRange{mostly, out, total, state[2]});
+        }
+        state[0] = contract(op, branch.getResult(0), attend.getV(), branch.getResult(1));
+        state[1] = sum(branch.getResult(0), branch.getResult(2), over);
+        state[2] = branch.getResult(3);
+        return;
+      }
       SmallVector<Value> now;
       if (s.host || !lazy) {
         now = raise();

@@ -34,6 +34,12 @@ def nonzero(y):
 
 def binary(threads, i, p, o):
     kind = p[-1]
+    if kind == "f16x2":
+        if i.opcode != "max" or "NaN" not in p:
+            raise Fault(f"the simulator has no {i.text}")
+        half = lambda v, at: f16_to_f32(((v >> np.uint32(at)) & np.uint32(0xFFFF)).astype(np.uint16))
+        larger = lambda x, y, at: f32_to_f16(max_nan(half(x, at), half(y, at))).astype(np.uint32) << np.uint32(at)
+        return threads.elementwise(o[0], "b32", o[1:], "b32", lambda x, y: larger(x, y, 0) | larger(x, y, 16))
     if i.opcode == "max" and "NaN" in p:
         function = max_nan
     elif i.opcode in ("min", "max") and kind == "f32":
