@@ -10,7 +10,7 @@ floor = 2 u rms(what cancels), u the unit roundoff: for y, z and grad_v the sums
 those of |P dP|. At N = 1 or M = 1 SDPA is exact and a bare ratio would fail correct code.
 A case that fails this is judged again together with MORE_SEEDS others like it, rms over all, largest over all, with the
 floor of each error in place of their rms: 2 u of what cancels in this element, and 2 u(float32) of that with each P times
-the magnitudes that cancel in its score, since scores are float32 in every dtype. A result of 4 cannot be as exact as one of
+the magnitudes that cancel in its score, and with each dP's own magnitudes in its place, since both are float32 in every dtype. A result of 4 cannot be as exact as one of
 1; where SDPA is exact (N = 1) nothing but the floor allows for that; and with outliers of 100, or one token that holds most
 of a gradient, a handful of P with |x| u errors make the whole error of a case, and which of two correct implementations is
 luckier there is chance (--judge-sdpa counts how often SDPA's math fails a single case against SDPA's flash: 9 of 196 on a
@@ -155,8 +155,12 @@ def run_reference(case):
     def latents(t):
         return t.sum(0) if case.q.dim() == 3 else t
 
-    def magnitudes(encode, decode):
-        size = encode * (d_encode.abs() + delta_encode.abs()) + decode * (d_decode.abs() + delta_decode.abs())
+    sizes = d_encode.abs() + delta_encode.abs(), d_decode.abs() + delta_decode.abs()
+    # The same before the channels' products cancel.
+    inner = (dz.abs() @ v.abs().transpose(-1, -2) + (dz * z).abs().sum(-1).unsqueeze(-1), z.abs() @ g.abs().transpose(-1, -2) + (g * y).abs().sum(-1).unsqueeze(-2))
+
+    def magnitudes(encode, decode, sizes=sizes):
+        size = encode * sizes[0] + decode * sizes[1]
         return dict(
             y=decode.transpose(-1, -2) @ z.abs(),
             z=encode @ v.abs(),
@@ -168,7 +172,10 @@ def run_reference(case):
     size_x = abs(s) * (q.abs() @ k.abs().transpose(-1, -2))
     lse_cancels = (encode * size_x).sum(-1), (decode * size_x).sum(-2)
     exact = dict(y=y, z=z, grad_q=latents(s * (ds @ k)), grad_k=s * (ds.transpose(-1, -2) @ q), grad_v=encode.transpose(-1, -2) @ dz)
-    return exact, magnitudes(encode, decode), magnitudes(encode * size_x, decode * size_x), lse, lse_cancels
+    wide, dots = magnitudes(encode * size_x, decode * size_x), magnitudes(encode, decode, inner)
+    for name in ("grad_q", "grad_k"):
+        wide[name] = wide[name] + dots[name]
+    return exact, magnitudes(encode, decode), wide, lse, lse_cancels
 
 
 def run_sdpa(case, math_only=False):

@@ -452,9 +452,9 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       yields.push_back(carried.back());
     } else {
       Value ok = carried.back();
-      // Rows past the last token do no harm where nothing is summed over them. In 16 bits it is faster not to have them in fast bodies, whose stores then
-      // need not ask; in f32 fast bodies are more exact, too.
-      bool partial = !half && !host && rows == Index::n && !numState;
+      // Rows past the last token do no harm where nothing is summed over them. Still it is faster not to have them in fast bodies, whose stores then need
+      // not ask, and a safe body is exact where there is one latent. But sums over many latents are more exact in the fast one (tile-to-nvvm makes them of chunks).
+      bool partial = !half && !host && rows == Index::n && !numState && latents > 512;
       auto within = [&](Value tokens, Value factor, double limit) {
         if (auto scale = tokens.getDefiningOp<flare::ScaleOp>())
           tokens = scale.getA();
