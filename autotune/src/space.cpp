@@ -83,7 +83,7 @@ const std::vector<Knob> gpu = {
     {"stages", Knob::Structure, [](Facts, Chosen) { return numbers({2, 3, 4}); }},
     {"park", Knob::Structure,
      [](Facts, Chosen c) {
-       return latentRows(c) ? Values{"shared"} : Values{"shared", "none"};
+       return latentRows(c) ? Values{"shared"} : Values{"shared", "fast", "none"};
      }},
     {"unroll", Knob::Detail,
      [](Facts, Chosen) { return numbers({0, 1, 2, 4}); }},

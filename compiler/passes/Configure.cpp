@@ -179,8 +179,13 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       while (minBlocks > 1 && heads * parked * minBlocks > shared * 3 / 4)
         --minBlocks;
       if (parked > shared * 3 / 4) // that was with two addends for each score
-        parked = parkedExactly(sweep);
+        parked = parkedExactly(sweep, park);
+      // What only safe bodies read is made again first.
       if (parked > shared * 3 / 4) {
+        park = "fast";
+        parked = parkedExactly(sweep, park);
+      }
+      if (parked > shared * 7 / 8) {
         park = "none";
         parked = 0;
       }
@@ -226,8 +231,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         heads /= 2;
       } else if (workers > sharers && d.tokenRows) {
         workers /= 2;
-      } else if (d.tokenRows && park == "shared") {
-        park = "none";
+      } else if (d.tokenRows && park != "none") {
+        park = park == "shared" ? "fast" : "none";
       } else {
         break;
       }
@@ -264,12 +269,12 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   }
 
   /// Bytes of parked latent operands, a head.
-  int64_t parkedExactly(flare::SweepOp sweep) {
+  int64_t parkedExactly(flare::SweepOp sweep, StringRef park) {
     auto bytes = [&](StringRef park) {
       auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
       return sharedBytes(tile::ConfigAttr::get(&getContext(), Index::n, 16, 1, 1, 1, 16, 2, 0, 1, text("add"), text("mufu"), text(park), 1, 1), sweep);
     };
-    return bytes("shared") - bytes("none");
+    return bytes(park) - bytes("none");
   }
 
   /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns

@@ -59,8 +59,8 @@ int64_t parkedBytes(Value v, Use use, int64_t latents) {
 
 int64_t flarec::sharedBytes(tile::ConfigAttr config, flare::SweepOp sweep) {
   int64_t parked = 0, stage = 0, heads = config.getHeads();
-  if (config.getRows() == Index::n && config.getPark() == "shared")
-    for (auto &[v, use] : latentOperands(sweep, halfOf(sweep, false)))
+  if (config.getRows() == Index::n && config.getPark() != "none")
+    for (auto &[v, use] : latentOperands(sweep, halfOf(sweep, false), config.getPark() == "fast"))
       parked += parkedBytes(v, use, latentsOf(sweep));
   for (Value v : tokensRead(sweep)) {
     int64_t size = bytesOf(typeOf(v).getElement()), channels = typeOf(v).getChannels();
@@ -348,7 +348,7 @@ struct Rules {
     GpuLimits limits = *gpuLimits(target);
     int64_t bytes = sharedBytes(c, sweep);
     const char *advice = "fewer heads, stages or a smaller tile";
-    const char *unpark = tokenRows && c.getPark() == "shared" ? ", or park = \"none\"" : "";
+    const char *unpark = !tokenRows || c.getPark() == "none" ? "" : c.getPark() == "fast" ? ", or park = \"none\"" : ", or park = \"fast\" or \"none\"";
     if (bytes > limits.sharedPerBlock) {
       why << "a block needs " << bytes << " bytes of shared memory and has " << limits.sharedPerBlock << " on " << target << "; use " << advice << unpark;
       return false;

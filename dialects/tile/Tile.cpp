@@ -127,9 +127,9 @@ LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index
     return error() << "row_groups = " << rowGroups << " must be 1 where rows = n: it is latents that blocks can share out";
   if (sums.getValue() != "mma" && sums.getValue() != "add")
     return error() << "sums = " << sums << " must be \"mma\" or \"add\"";
-  if (park.getValue() != "shared" && park.getValue() != "none")
-    return error() << "park = " << park << " must be \"shared\" or \"none\"";
-  if (rows == Index::m && park.getValue() == "none")
+  if (park.getValue() != "shared" && park.getValue() != "fast" && park.getValue() != "none")
+    return error() << "park = " << park << " must be \"shared\", \"fast\" or \"none\"";
+  if (rows == Index::m && park.getValue() != "shared")
     return error() << "park = " << park << " must be \"shared\" where rows = m: latent operands are in registers, nothing is parked";
   if (failed(parseExponentials(exp.getValue())))
     return error() << "exp = " << exp << " must be \"mufu\", \"poly5\", or \"poly3:k\" or \"bits:k\" with k from 0 to 16";

@@ -119,7 +119,8 @@ def Tile_StashOp : Tile_Op<"stash", [SingleBlock]> {
   let summary = "latent operands, computed once a block and parked in fast memory";
   let description = [{
     The body computes 16 latents' worth from the latents' first one (its argument); workers share the blocks out. All of
-    it is readable after the op. Where `column_workers` share the columns out, the results are each worker's part.
+    it is readable after the op. Where `column_workers` share the columns out, the results are each worker's part. `again`: nothing is parked, who reads a block
+    computes it.
 
     ```mlir
     func.func @stash(%q: !flare.tensor<m=20, d=8, bf16>) {
@@ -133,10 +134,10 @@ def Tile_StashOp : Tile_Op<"stash", [SingleBlock]> {
     }
     ```
   }];
-  let arguments = (ins I64Attr:$latents);
+  let arguments = (ins I64Attr:$latents, UnitAttr:$again);
   let results = (outs Variadic<Tile_StashType>:$results);
   let regions = (region SizedRegion<1>:$region);
-  let assemblyFormat = "$latents `->` type($results) attr-dict-with-keyword $region";
+  let assemblyFormat = "$latents (`again` $again^)? `->` type($results) attr-dict-with-keyword $region";
   let hasVerifier = 1;
 }
 

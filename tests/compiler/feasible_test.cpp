@@ -123,7 +123,7 @@ const Rule rules[] = {
     // Room.
     {"sm_90a", "bf16", "mixer_forward", 0, "tile = 65536", "bytes of shared memory and has 232448 on sm_90a; use fewer heads, stages or a smaller tile"},
     {"sm_80", "bf16", "mixer_forward", 0, "tile = 2048, unroll = 1", "bytes of shared memory and has 101376 on sm_80"},
-    {"sm_90a", "bf16", "mixer_forward", 1, "heads = 4, workers = 8, tile = 256, stages = 16", "or park = \"none\""},
+    {"sm_90a", "bf16", "mixer_forward", 1, "heads = 4, workers = 8, tile = 256, stages = 16", "or park = \"fast\" or \"none\""},
     {"sm_90a", "bf16", "mixer_forward", 0, "min_blocks = 64", "min_blocks = 64 of 256 threads, but a multiprocessor of sm_90a has room for 2048 threads and 32 blocks; use min_blocks = 8 at most"},
     {"sm_90a", "bf16", "mixer_forward", 0, "tile = 512, unroll = 1, heads = 2, min_blocks = 2", "of shared memory do not fit the 233472 of a multiprocessor of sm_90a; use min_blocks = 1"},
     {"host", "f32", "mixer_forward", 0, "workers = 2, worker_rows = 32", "workers = 2, but on the host a block is one thread; use workers = 1"},
@@ -142,6 +142,8 @@ const Rule rules[] = {
     {"sm_90a", "bf16", "mixer_forward", 0, "sums = \"tree\"", "sums = \"tree\" must be \"mma\" or \"add\""},
     {"sm_90a", "bf16", "mixer_forward", 0, "park = \"none\"", "park = \"none\" must be \"shared\" where rows = m"},
     {"sm_90a", "bf16", "mixer_forward", 1, "park = \"none\"", ""},
+    {"sm_90a", "bf16", "mixer_backward", 1, "park = \"fast\"", ""},
+    {"sm_90a", "bf16", "mixer_forward", 0, "park = \"fast\"", "park = \"fast\" must be \"shared\" where rows = m"},
     {"host", "f32", "mixer_forward", 1, "park = \"none\"", "park = \"none\", but on the host parked latents lie in the cache; use park = \"shared\""},
     {"sm_75", "bf16", "mixer_forward", 0, "heads = 1", "unknown target 'sm_75'; known are host, sm_80, sm_90a, sm_100a"},
 };
@@ -260,7 +262,7 @@ TEST(Feasible, SharedMemoryIsAsPredicted) {
   int count = 0;
   for (const char *type : {"bf16", "f32"})
     for (auto [d, m] : {std::pair(4, 17), std::pair(8, 40), std::pair(32, 20)})
-      for (std::string changes : {"", "heads = 3, stages = 2, blocks = 7", "park = \"none\""}) {
+      for (std::string changes : {"", "heads = 3, stages = 2, blocks = 7", "park = \"none\"", "park = \"fast\""}) {
         Program p = planned(mixer(m, d, type), "sm_90a");
         std::map<std::string, std::vector<int64_t>> predicted;
         for (std::string f : {"mixer_forward", "mixer_backward"})

@@ -46,7 +46,7 @@ func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads =
 
 // -----
 
-// expected-error @+1 {{park = "l2" must be "shared" or "none"}}
+// expected-error @+1 {{park = "l2" must be "shared", "fast" or "none"}}
 func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "l2", min_blocks = 1>}
 
 // -----

@@ -16,10 +16,10 @@ void KernelLowering::emit(tile::StashOp op) {
   for (auto [i, r] : llvm::enumerate(op.getResults())) {
     TileType t = tileType(yield.getResults()[i]);
     stashes[r] = {stashHeadBytes, registersOf(t), layoutOf(t).distinctLanes(), op, unsigned(i)};
-    if (config.getPark() == "shared")
+    if (!op.getAgain())
       stashHeadBytes += (count * stashes[r].bytes() + 15) / 16 * 16;
   }
-  if (config.getPark() != "shared")
+  if (op.getAgain())
     return;
   Value headBase = stashBase();
   auto loop = scf::ForOp::create(b, loc, worker, c32(count), c32(config.getWorkers()));
@@ -76,8 +76,7 @@ Value KernelLowering::columnBlock(Parked p, Value column) {
 
 Registers KernelLowering::fetch(Value stash, Value block, TileType type) {
   Parked p = stashes[stash];
-  if (config.getPark() != "shared") {
-    // Nothing parked: compute this block again.
+  if (p.op.getAgain()) {
     numbers[p.op.getRegion().getArgument(0)] = widen(mul(columnBlock(p, block), tile::blockSize));
     lowerBlock(p.op.getRegion().front());
     return tiles[p.op.getRegion().front().getTerminator()->getOperand(p.result)];

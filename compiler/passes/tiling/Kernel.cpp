@@ -51,25 +51,34 @@ Value SweepBuilder::latentOperand(Value v, Use use) {
     Expressions &e = *prologue[int(use.role)];
     return slot = toForm(e.b, e.eval(v), use.form);
   }
-  Value t = toForm(stashBuilder, parked[int(use.role)]->eval(v), use.form);
+  Stash &s = isAgain ? again : stash;
+  Value t = toForm(s.builder, s.parked[int(use.role)]->eval(v), use.form);
   auto type = cast<TileType>(t.getType());
   // The stash op is made when all its results are known; until then a placeholder stands for each.
   auto stashType = tile::StashType::get(b.getContext(), columnCount(), type.getD(), type.getElement());
   Value placeholder = UnrealizedConversionCastOp::create(prologueBuilder, loc, TypeRange{stashType}, ValueRange{}).getResult(0);
-  stashYields.push_back(t);
-  stashPlaceholders.push_back(placeholder);
+  s.yields.push_back(t);
+  s.placeholders.push_back(placeholder);
   return operands[{v, use.key()}] = placeholder;
 }
 
-void SweepBuilder::finishStash() {
-  if (stashYields.empty()) {
-    delete stashBody;
+void SweepBuilder::beginStash(Stash &s) {
+  s.body = new Block;
+  Value first = s.body->addArgument(b.getIndexType(), loc);
+  s.builder.setInsertionPointToStart(s.body);
+  for (auto &e : s.parked)
+    e = std::make_unique<Expressions>(expressions(s.builder, [this, &s, first](Value v) { return latentLeaf(s.builder, v, first, tile::blockSize); }));
+}
+
+void SweepBuilder::finishStash(Stash &s) {
+  if (s.yields.empty()) {
+    delete s.body;
     return;
   }
-  tile::YieldOp::create(stashBuilder, loc, stashYields);
-  auto stash = tile::StashOp::create(prologueBuilder, loc, ValueRange(stashPlaceholders).getTypes(), blocksOf(latents) * tile::blockSize);
-  stash.getRegion().push_back(stashBody);
-  for (auto [p, r] : llvm::zip(stashPlaceholders, stash.getResults())) {
+  tile::YieldOp::create(s.builder, loc, s.yields);
+  auto op = tile::StashOp::create(prologueBuilder, loc, ValueRange(s.placeholders).getTypes(), blocksOf(latents) * tile::blockSize, &s == &again || config.getPark() == "none");
+  op.getRegion().push_back(s.body);
+  for (auto [p, r] : llvm::zip(s.placeholders, op.getResults())) {
     p.replaceAllUsesWith(r);
     p.getDefiningOp()->erase();
   }
@@ -140,6 +149,8 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
 
 SweepBuilder::Version SweepBuilder::emitPairs(Region &region, bool safe, ValueRange carried, const DenseMap<Operation *, Value> *estimates) {
   Version version;
+  // After the fast body: what it reads is parked.
+  isAgain = config.getPark() == "fast" && safe && !operands.empty();
   version.body = std::make_unique<PairBody>(*this, region, safe, b);
   PairBody &v = *version.body;
   v.estimates = estimates;
@@ -406,13 +417,8 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
     }
   }
   if (rows == Index::n) {
-    stashBody = new Block;
-    Value first = stashBody->addArgument(b.getIndexType(), loc);
-    stashBuilder.setInsertionPointToStart(stashBody);
-    for (auto &e : parked)
-      e = std::make_unique<Expressions>(expressions(stashBuilder, [this, first](Value v) {
-        return latentLeaf(stashBuilder, v, first, tile::blockSize);
-      }));
+    beginStash(stash);
+    beginStash(again);
     workerRow = tile::WorkerRowOp::create(b, loc);
   }
 
@@ -491,6 +497,9 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
       t = withoutHeadroom(t);
       tile::StoreOp::create(b, loc, t, partials[next], origin, true);
     }
-  finishStash();
+  if (rows == Index::n) {
+    finishStash(stash);
+    finishStash(again);
+  }
   return success();
 }

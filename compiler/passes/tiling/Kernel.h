@@ -28,15 +28,22 @@ struct SweepBuilder {
   // Latent operands outside the stream.
   std::unique_ptr<Expressions> prologue[numRoles]; // rows = m: register tiles
   DenseMap<std::pair<Value, int>, Value> operands;
-  std::unique_ptr<Expressions> parked[numRoles]; // rows = n: stashed blocks
-  Block *stashBody = nullptr;
-  OpBuilder stashBuilder, prologueBuilder; // prologueBuilder: just before the stream
-  SmallVector<Value> stashYields, stashPlaceholders;
+  /// rows = n: what makes 16 latents' operands.
+  struct Stash {
+    Block *body = nullptr;
+    OpBuilder builder;
+    std::unique_ptr<Expressions> parked[numRoles];
+    SmallVector<Value> yields, placeholders;
+    explicit Stash(MLIRContext *context) : builder(context) {}
+  };
+  Stash stash, again;          // parked, and made again by who reads them
+  bool isAgain = false;        // which of them operands go to that are new now
+  OpBuilder prologueBuilder;   // just before the stream
 
   SweepBuilder(OpBuilder &b, flare::SweepOp sweep, const Storage &storage, double limit, bool host, Value origin)
       : b(b), loc(sweep.getLoc()), sweep(sweep), config(cast<tile::ConfigAttr>(sweep.getConfigAttr())), storage(storage),
-        limit(limit), host(host), origin(origin), rows(config.getRows()), cols(tile::columnsOf(rows)), stashBuilder(b.getContext()),
-        prologueBuilder(b.getContext()) {}
+        limit(limit), host(host), origin(origin), rows(config.getRows()), cols(tile::columnsOf(rows)), stash(b.getContext()),
+        again(b.getContext()), prologueBuilder(b.getContext()) {}
 
   int64_t rowCount() { return config.getWorkerRows(); }
   /// Of latents as columns: a worker's, in whole blocks.
@@ -56,7 +63,8 @@ struct SweepBuilder {
   /// An operand of latents in a given form: a register tile of the worker's rows, or a stash entry.
   Value latentOperand(Value v, Use use);
 
-  void finishStash();
+  void beginStash(Stash &s);
+  void finishStash(Stash &s);
 
   /// Initial state of a reduction, and its types.
   SmallVector<TileType> stateTypes(Operation *op);

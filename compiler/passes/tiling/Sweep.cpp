@@ -301,7 +301,7 @@ struct OperandWalk {
 };
 } // namespace
 
-SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, Type half) {
+SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, Type half, bool onlyFast) {
   bool versioned = isVersioned(sweep);
   auto guards = guarded(sweep.getFast());
   bool hasGuards = succeeded(guards) && !guards->norms.empty();
@@ -309,7 +309,7 @@ SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, 
   SmallVector<Region *> emitted;
   if (!versioned || hasGuards)
     emitted.push_back(&fast);
-  if (versioned && !llvm::is_contained(emitted, &safe))
+  if (versioned && !llvm::is_contained(emitted, &safe) && !(onlyFast && hasGuards))
     emitted.push_back(&safe);
   OperandWalk walk{half, {}, {}, {}};
   for (Region *r : emitted)

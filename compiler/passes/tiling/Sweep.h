@@ -118,6 +118,6 @@ struct Scaled {
 std::optional<Scaled> scaledStored(Value v, Type half);
 
 /// The latent operands, each in every form and place in which the versions that are emitted meet it. With rows = n these are
-/// parked: one stash entry each.
-SmallVector<std::pair<Value, Use>> latentOperands(flare::SweepOp sweep, Type half);
+/// parked: one stash entry each. `onlyFast`: those of the fast version, where there is one.
+SmallVector<std::pair<Value, Use>> latentOperands(flare::SweepOp sweep, Type half, bool onlyFast = false);
 } // namespace flarec::tiling
