@@ -180,12 +180,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         --minBlocks;
       if (parked > shared * 3 / 4) // that was with two addends for each score
         parked = parkedExactly(sweep, park);
-      // What only safe bodies read is made again first.
-      if (parked > shared * 3 / 4) {
-        park = "fast";
-        parked = parkedExactly(sweep, park);
-      }
-      if (parked > shared * 7 / 8) {
+      if (parked > shared * 3 / 4) { // park = fast may be enough; not measured yet, so it is left to the tuner
         park = "none";
         parked = 0;
       }
@@ -231,8 +226,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         heads /= 2;
       } else if (workers > sharers && d.tokenRows) {
         workers /= 2;
-      } else if (d.tokenRows && park != "none") {
-        park = park == "shared" ? "fast" : "none";
+      } else if (d.tokenRows && park == "shared") {
+        park = "none";
       } else {
         break;
       }

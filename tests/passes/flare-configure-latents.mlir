@@ -26,17 +26,6 @@ func.func @many(%q: !flare.tensor<m=512, d=8, bf16>, %k: !flare.tensor<n, d=8, b
   return %y : !flare.tensor<n, d=8, bf16>
 }
 
-// 2048 as columns fit a multiprocessor's memory if what only the safe body reads is not parked.
-// CHECK-LABEL: func.func @more_backward
-// CHECK: rows = m,
-// CHECK: rows = n, {{.*}} park = "fast"
-// CHECK: rows = m,
-func.func @more(%q: !flare.tensor<m=2048, d=8, bf16>, %k: !flare.tensor<n, d=8, bf16>, %v: !flare.tensor<n, d=8, bf16>, %scale: f32) -> !flare.tensor<n, d=8, bf16> {
-  %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !flare.tensor<m=2048, d=8, bf16>, !flare.tensor<n, d=8, bf16>, !flare.tensor<n, d=8, bf16> -> !flare.tensor<m=2048, d=8, f32>, !flare.tensor<m=2048, f32>
-  %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !flare.tensor<n, d=8, bf16>, !flare.tensor<m=2048, d=8, bf16>, !flare.tensor<m=2048, d=8, f32> -> !flare.tensor<n, d=8, bf16>, !flare.tensor<n, f32>
-  return %y : !flare.tensor<n, d=8, bf16>
-}
-
 // 4096 are too many for eight workers, so dq has a sweep of its own, with latents for rows. Nor does a multiprocessor hold 4096 as columns: their operands are
 // made again for each block of them.
 // CHECK-LABEL: func.func @most_backward

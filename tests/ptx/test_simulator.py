@@ -246,7 +246,7 @@ class Kernels(unittest.TestCase):
                 seen += 1
         self.assertGreaterEqual(seen, len(places) - 1, f"of {len(places)} barriers and waits")
 
-    def backward(self, batch, heads=2, latents=64, config="", tokens=70):
+    def backward(self, batch, heads=2, latents=64, config="", tokens=70, large=False):
         """Of a mixer with shared latents: (results, the function as compiled, exact gradients, a call with other code)."""
         import torch
         from flarec_test import dense
@@ -257,6 +257,8 @@ class Kernels(unittest.TestCase):
         generator = torch.Generator().manual_seed(7)
         tensor = lambda *shape: torch.randn(shape, generator=generator).to(torch.bfloat16)
         q, k, v, g = tensor(1, heads, latents, 8), *(tensor(batch, heads, tokens, 8) for _ in range(3))
+        if large:
+            k[:, :, tokens // 2] *= 30
         leaves = [t.double().requires_grad_() for t in (q, k, v)]
         y, z, *lses = dense(*leaves, 1.0)
         exact = torch.autograd.grad(y, leaves, g.double())
@@ -287,6 +289,18 @@ class Kernels(unittest.TestCase):
                 caught += 1
         # One each before the loops, in and at the end of the fast and of the safe one; all tiles but the last are fast here.
         self.assertGreaterEqual(caught, 3, f"of {len(barriers)}")
+
+    def test_what_only_safe_bodies_read_is_made_again(self):
+        """park = fast, in fast tiles, in the last one, which is safe here, and where one token's scores are large."""
+        config = '{mixer_backward = [{}, {park = "%s"}]}'
+        shared = {}
+        for park in ("shared", "fast", "none"):
+            grads, function, exact, _ = self.backward(1, config=config % park, latents=40, large=True)
+            for mine, right in zip(grads, exact):
+                self.assertLess((mine.double() - right).abs().max(), 0.02 * right.abs().max(), park)
+            shared[park] = next(k["shared"] for k in function.function["kernels"] if k["sweep"] == 1 and k["grid"] == "sweep")
+        self.assertLess(shared["none"], shared["fast"])
+        self.assertLess(shared["fast"], shared["shared"])
 
     def test_gradients_of_shared_latents_are_merged_once(self):
         """Blocks of the merge whose batch has no latents of its own have nothing to add up: work in proportion to the batch, not to its square."""
