@@ -106,40 +106,6 @@ SmallVector<Value> SweepBuilder::initialState(Operation *op) {
   return r;
 }
 
-static bool dependsOn(Value v, Operation *op) {
-  SmallVector<Value> work{v};
-  DenseSet<Operation *> seen;
-  while (!work.empty())
-    if (Operation *d = work.pop_back_val().getDefiningOp(); d && d->getParentRegion() == op->getParentRegion() && seen.insert(d).second) {
-      if (d == op)
-        return true;
-      work.append(d->operand_begin(), d->operand_end());
-    }
-  return false;
-}
-
-SmallVector<SmallVector<int64_t>> SweepBuilder::combine(Region &region, ArrayRef<Operation *> ops, MutableArrayRef<Value> parts) {
-  int64_t blocks = rowCount() / tile::blockSize;
-  // What one map is made of has one owner.
-  bool apart = llvm::all_of(region.front().getTerminator()->getOperands(), [&](Value y) {
-    return !isTokens(y) || llvm::count_if(ops, [&](Operation *op) { return dependsOn(y, op); }) <= 1;
-  });
-  int64_t shares = blocks * (apart ? ops.size() : 1), sharers = config.getColumnWorkers();
-  while (shares % sharers)
-    --sharers;
-  SmallVector<SmallVector<int64_t>> owners;
-  SmallVector<int64_t> all;
-  for (unsigned i = 0; i < ops.size(); ++i) {
-    owners.emplace_back();
-    for (int64_t r = 0; r < blocks; ++r)
-      owners.back().push_back((apart ? i * blocks + r : r) * sharers / shares);
-    all.append(owners.back());
-  }
-  auto sums = tile::CombineOp::create(b, loc, ValueRange(ArrayRef<Value>(parts)).getTypes(), ValueRange(ArrayRef<Value>(parts)), all);
-  llvm::copy(sums.getSums(), parts.begin());
-  return owners;
-}
-
 SweepBuilder::Version::~Version() = default;
 
 SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRange carried) {
@@ -208,30 +174,6 @@ SweepBuilder::Version SweepBuilder::emitPairs(Region &region, bool safe, ValueRa
   return version;
 }
 
-void SweepBuilder::makeHeadroom() {
-  Value norm;
-  llvm::SetVector<Value> latents;
-  sweep.walk([&](flare::ContractOp op) {
-    for (Value v : op->getOperands())
-      if (isLatents(v) && isStored(v) && typeOf(v).getElement().isF32())
-        latents.insert(v);
-  });
-  for (Value v : latents) {
-    Value one = tile::MaxNormOp::create(b, loc, b.getF32Type(), storage.tensor.lookup(v));
-    norm = norm ? Value(arith::MaximumFOp::create(b, loc, norm, one)) : one;
-  }
-  if (!norm)
-    return;
-  auto number = [&](double x) { return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(x)); };
-  Value large = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OGT, norm, number(largeNorm));
-  headroom = arith::SelectOp::create(b, loc, large, number(1), number(0));
-  headroomFactor = arith::SelectOp::create(b, loc, large, number(2), number(1));
-}
-
-Value SweepBuilder::withoutHeadroom(Value t) {
-  return headroom ? Value(tile::ScaleOp::create(b, loc, t.getType(), t, headroomFactor)) : t;
-}
-
 SmallVector<Value> SweepBuilder::finish(Region &region, Version &version) {
   PairBody &v = *version.body;
   auto &[body, ops, numCarried, state] = version;
@@ -297,65 +239,6 @@ SmallVector<Value> SweepBuilder::finish(Region &region, Version &version) {
   for (unsigned i = 0; i < numCarried; ++i)
     llvm::append_range(out, state[i]);
   return out;
-}
-
-// Of an attention over latents in f16 a token's reference is estimated from its norm: the largest of M random scores N(0, 1) is about √(2 ln M) - 1/2 where the bound
-// ‖q‖·‖k‖, of the longest of M latents, is about √D (√D + 2), in the same unit √D: their ratio times the bound of this token, less 4, which puts the largest score in
-// the middle of f16's range. If all rows' sums turn out to be in range it was good enough: no weight is infinite, and the largest has lost no bits. Otherwise the tile is
-// done again, safely. So it is where x - reference may be below -126, by |x| ≤ bound.
-SmallVector<Value> SweepBuilder::emitEstimated(Region &region, const Guards &guards, ValueRange factors) {
-  DenseMap<Operation *, Value> estimates;
-  double most = 0; // largest reference
-  for (Operation &op : region.front()) {
-    auto attend = dyn_cast<flare::AttendOp>(op);
-    if (!attend)
-      continue;
-    auto dot = attend.getX().getDefiningOp<flare::ContractOp>();
-    auto norm = llvm::find_if(guards.norms, [&](auto &pair) { return pair.second == dot.getA() || pair.second == dot.getB(); });
-    Value tokens = norm->second, factor = factors[norm - guards.norms.begin()];
-    if (auto scale = tokens.getDefiningOp<flare::ScaleOp>())
-      tokens = scale.getA();
-    Value stage = stages.lookup(storage.tensor.lookup(tokens));
-    auto type = cast<tile::StageType>(stage.getType());
-    TileType wide = tileOf(rowCount(), 0, type.getD(), f32()), number = tileOf(rowCount(), 0, 0, f32());
-    auto times = [&](Value x, Value f) { return tile::ScaleOp::create(b, loc, x.getType(), x, f); };
-    auto constant = [&](double x) { return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(x)); };
-    Value k = tile::ReadOp::create(b, loc, wide.withElement(type.getElement()), stage, workerRow);
-    k = tile::CastOp::create(b, loc, wide, k);
-    Value square = tile::ReduceOp::create(b, loc, number, tile::MulOp::create(b, loc, wide, k, k), Index::d, "add");
-    square = times(times(square, factor), factor);
-    Value bound = tile::Exp2Op::create(b, loc, number, times(tile::Log2Op::create(b, loc, number, square), constant(0.5))); // the root
-    double share = std::max(0.3, std::sqrt(2 * std::log(double(latents))) - 0.5) / (std::sqrt(double(typeOf(tokens).getChannels())) + 2);
-    estimates[&op] = tile::AddOp::create(b, loc, number, times(bound, constant(share)), splat(number, -4));
-    most = 120 * share / (1 + share);
-  }
-  Version version = emitPairs(region, false, {}, &estimates);
-  Value good;
-  SmallVector<Value> all;
-  for (auto &state : version.state) {
-    Value total = tile::TotalOp::create(b, loc, state[1].getType(), state[1]);
-    Value within = tile::WithinOp::create(b, loc, b.getI1Type(), total, b.getF32FloatAttr(0x1p-8), b.getF32FloatAttr(0x1p+100));
-    Value bounded = tile::WithinOp::create(b, loc, b.getI1Type(), estimates[version.ops[&state - version.state.begin()]], b.getF32FloatAttr(-4), b.getF32FloatAttr(most));
-    within = arith::AndIOp::create(b, loc, within, bounded);
-    good = good ? Value(arith::AndIOp::create(b, loc, good, within)) : within;
-    llvm::append_range(all, state);
-  }
-  auto branch = scf::IfOp::create(b, loc, ValueRange(ArrayRef<Value>(all)).getTypes(), good, true);
-  {
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToEnd(branch.thenBlock());
-    scf::YieldOp::create(b, loc, all);
-    b.setInsertionPointToEnd(branch.elseBlock());
-    SmallVector<Value> again;
-    for (auto &state : emitPairs(region, true, {}, nullptr).state)
-      llvm::append_range(again, state);
-    scf::YieldOp::create(b, loc, again);
-  }
-  unsigned next = 0;
-  for (auto &state : version.state)
-    for (Value &v : state)
-      v = branch.getResult(next++);
-  return finish(region, version);
 }
 
 LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {

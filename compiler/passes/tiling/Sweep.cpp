@@ -36,6 +36,18 @@ SmallVector<Operation *> tiling::carriedReductions(Region &region) {
   return r;
 }
 
+bool tiling::dependsOn(Value v, Operation *op) {
+  SmallVector<Value> work{v};
+  DenseSet<Operation *> seen;
+  while (!work.empty())
+    if (Operation *d = work.pop_back_val().getDefiningOp(); d && d->getParentRegion() == op->getParentRegion() && seen.insert(d).second) {
+      if (d == op)
+        return true;
+      work.append(d->operand_begin(), d->operand_end());
+    }
+  return false;
+}
+
 Value tiling::maskOf(flare::SweepOp sweep) { return Presence(sweep->getParentOfType<func::FuncOp>()).mask; }
 
 llvm::SetVector<Value> tiling::tokensRead(flare::SweepOp sweep) {

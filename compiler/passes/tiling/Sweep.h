@@ -41,6 +41,8 @@ Index overOf(Operation *op);
 bool reduces(Operation *op);
 /// Is it, of these, a sum of numbers: `flare.sum`, or a contraction with a vector, which no matrix instruction makes?
 bool addsUp(Operation *op);
+/// Is v made of op, in op's region?
+bool dependsOn(Value v, Operation *op);
 /// Reductions over tokens in the order in which they are yielded.
 SmallVector<Operation *> carriedReductions(Region &region);
 
