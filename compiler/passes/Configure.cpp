@@ -179,7 +179,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       while (minBlocks > 1 && heads * parked * minBlocks > shared * 3 / 4)
         --minBlocks;
       if (parked > shared * 3 / 4) // that was with two addends for each score
-        parked = parkedExactly(sweep, park);
+        parked = parkedExactly(sweep);
       if (parked > shared * 3 / 4) { // park = fast may be enough; not measured yet, so it is left to the tuner
         park = "none";
         parked = 0;
@@ -264,12 +264,12 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   }
 
   /// Bytes of parked latent operands, a head.
-  int64_t parkedExactly(flare::SweepOp sweep, StringRef park) {
+  int64_t parkedExactly(flare::SweepOp sweep) {
     auto bytes = [&](StringRef park) {
       auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
       return sharedBytes(tile::ConfigAttr::get(&getContext(), Index::n, 16, 1, 1, 1, 16, 2, 0, 1, text("add"), text("mufu"), text(park), 1, 1), sweep);
     };
-    return bytes(park) - bytes("none");
+    return bytes("shared") - bytes("none");
   }
 
   /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns

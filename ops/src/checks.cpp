@@ -315,11 +315,8 @@ void checkRange(const Presence &presence, const Shape &shape) {
     return;
   // Each row's gradient is written by one sequence.
   auto start = [&](int64_t b) { return values[2 * b]; };
-  if (!std::is_sorted(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-        return start(a) < start(b);
-      }))
-    std::sort(order.begin(), order.end(),
-              [&](int64_t a, int64_t b) { return start(a) < start(b); });
+  std::sort(order.begin(), order.end(),
+            [&](int64_t a, int64_t b) { return start(a) < start(b); });
   for (size_t i = 1; i < order.size(); ++i) {
     int64_t a = order[i - 1], b = order[i];
     TORCH_CHECK(

@@ -17,10 +17,14 @@ torch_lib=$(python3 -c 'import torch, os; print(os.path.join(os.path.dirname(tor
 export LD_LIBRARY_PATH=$torch_lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 failures=0
 note() { echo "$1" | tee -a "$out/summary.txt"; }
+verdict() { # name, exit status, seconds, log
+  if [ "$2" = 0 ]; then note "ok   $1 ($3 s)"; else note "FAIL $1 ($3 s)"; tail -n 15 "$4"; failures=$((failures + 1)); fi
+}
 check() { # name, command…
   local name=$1; shift
   local start=$SECONDS
-  if "$@" > "$out/log.txt" 2>&1; then note "ok   $name ($((SECONDS - start)) s)"; else note "FAIL $name ($((SECONDS - start)) s)"; tail -n 15 "$out/log.txt"; failures=$((failures + 1)); fi
+  "$@" > "$out/log.txt" 2>&1
+  verdict "$name" $? $((SECONDS - start)) "$out/log.txt"
 }
 
 # The same in the background, for what waits for the processor; `finished` tells how it went.
@@ -37,7 +41,7 @@ finished() {
     read -r pid file name <<< "$job"
     wait "$pid"
     read -r status seconds < "$out/$file.done"
-    if [ "$status" = 0 ]; then note "ok   $name ($seconds s)"; else note "FAIL $name ($seconds s)"; tail -n 15 "$out/$file.log"; failures=$((failures + 1)); fi
+    verdict "$name" "$status" "$seconds" "$out/$file.log"
     rm -f "$out/$file.done" "$out/$file.log"
   done
   background=()

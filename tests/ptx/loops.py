@@ -16,6 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
 import artefact
 import sass
+from budgets import name, write
 
 TOLERANCE = 0.03  # upward; ptxas schedules a little differently for every change
 
@@ -89,21 +90,6 @@ def attempt(arguments):
         return measure(case, library), ""
     except RuntimeError as error:
         return {}, str(error)
-
-
-def name(case):
-    return f"{case['target']} {case['dtype']} D={case['head_dim']} M={case['latents']}"
-
-
-def write(path, comment, cases):
-    """One kernel a line, so that a change reads well in a diff."""
-    blocks = []
-    for case in cases:
-        head = {k: case[k] for k in ("target", "dtype", "head_dim", "latents")}
-        kernels = ",\n".join(f"      {json.dumps(symbol)}: {json.dumps(counts)}" for symbol, counts in case["kernels"].items())
-        blocks.append(f'    {json.dumps(head)[:-1]}, "kernels": {{\n{kernels}\n    }}}}')
-    with open(path, "w") as f:
-        f.write(f'{{\n  "comment": {json.dumps(comment)},\n  "cases": [\n' + ",\n".join(blocks) + "\n  ]\n}\n")
 
 
 def main():

@@ -170,7 +170,7 @@ void KernelLowering::emit(tile::WithinOp op) {
   numbers[op.getAll()] = allLanes(all);
 }
 
-void KernelLowering::emit(tile::OverflowsOp op) { numbers[op.getAny()] = anyLane(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, overflowsHere(op), c32(0))); }
+void KernelLowering::emit(tile::OverflowsOp op) { numbers[op.getAny()] = anyLane(overflowsHere(op)); }
 
 Value KernelLowering::overflowsHere(tile::OverflowsOp op) {
   Value largest;
@@ -178,8 +178,7 @@ Value KernelLowering::overflowsHere(tile::OverflowsOp op) {
   for (Value w : tiles[op.getW()])
     largest = largest ? bitcast(i32(), intrinsic("llvm.nvvm.fmax.nan.f16x2", pair, {bitcast(pair, largest), bitcast(pair, w)})) : w;
   // From infinity, 0x7c00, on a step of the exponent carries into the sign.
-  Value beyond = andBits(add(largest, 0x04000400), 0x80008000);
-  return beyond;
+  return andBits(add(largest, 0x04000400), 0x80008000);
 }
 
 void KernelLowering::emit(tile::SumOp op) {

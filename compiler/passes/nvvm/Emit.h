@@ -49,7 +49,12 @@ struct Emit : lowering::Scalars {
   Value shuffleXor(Value x, int64_t mask) {
     return intrinsic("llvm.nvvm.shfl.sync.bfly.f32", f32(), {c32(-1), x, c32(mask), c32(31)});
   }
-  Value anyLane(Value c) { return intrinsic("llvm.nvvm.vote.any.sync", b.getI1Type(), {c32(-1), c}); }
+  /// Is c true, or a number not 0, in some lane?
+  Value anyLane(Value c) {
+    if (!c.getType().isInteger(1))
+      c = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, c, c32(0));
+    return intrinsic("llvm.nvvm.vote.any.sync", b.getI1Type(), {c32(-1), c});
+  }
   Value allLanes(Value c) { return intrinsic("llvm.nvvm.vote.all.sync", b.getI1Type(), {c32(-1), c}); }
   void barrier() { intrinsic("llvm.nvvm.barrier.cta.sync.aligned.all", c32(0)); }
 

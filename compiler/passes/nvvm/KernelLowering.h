@@ -226,15 +226,14 @@ struct KernelLowering : Emit {
   int64_t registersOf(TileType t);
   void emit(tile::StashOp op);
   Value stashBase() { return offset(shared, widen(mul(headInBlock, stashHeadBytes))); }
-  /// Up to four registers a lane at once: [chunk][lane][registers of the chunk]. f(first register, how many).
-  template <typename F> void forChunks(int64_t registers, F f) {
-    for (int64_t first = 0; first < registers;) {
-      int64_t n = registers - first >= 4 ? 4 : registers - first >= 2 ? 2 : 1;
-      f(first, n);
-      first += n;
-    }
+  /// Registers of the first `lanes` lanes at `p`, up to four of a lane side by side: [chunk][lane][registers of the chunk]. Lanes beyond them copy those.
+  void storeRegisters(ArrayRef<Value> x, Value p, int64_t lanes = 32);
+  Registers loadRegisters(Type e, int64_t registers, Value p, int64_t lanes = 32);
+  /// Where a lane has `n` registers from the `first` on.
+  Value chunkAt(Value p, int64_t first, int64_t n, int64_t lanes) {
+    return offset(offset(p, first * lanes * 4), widen(mul(lanes == 32 ? lane : andBits(lane, lanes - 1), n * 4)));
   }
-  Value distinctLane(const Parked &p) { return p.lanes == 32 ? lane : andBits(lane, p.lanes - 1); }
+  static int64_t chunkOf(int64_t left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
   void storeVector(ArrayRef<Value> x, Value p);
   Registers loadVector(Type e, int64_t n, Value p);
   /// One block of 16 latents of a stash, `block` an i32.

@@ -166,9 +166,7 @@ void KernelLowering::emit(tile::CombineOp op) {
   int64_t next = 0;
   for (Value part : op.getParts())
     for (int64_t block = 0; block < blocksOf(tileType(part)); ++block, ++next)
-      forChunks(count, [&](int64_t first, int64_t n) {
-        storeVector(ArrayRef(tiles[part]).slice(block * count + first, n), offset(offset(mine, next * bytes + first * 128), widen(mul(lane, n * 4))));
-      });
+      storeRegisters(ArrayRef(tiles[part]).slice(block * count, count), offset(mine, next * bytes));
   barrier();
   // The j-th block of each owner, which is another one for each.
   int64_t owners = 1 + *llvm::max_element(op.getOwners()), share = blocks / owners;
@@ -182,10 +180,7 @@ void KernelLowering::emit(tile::CombineOp op) {
       block = select(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, columnWorker, c32(o)), c32(owned[o][j]), block);
     Value from = offset(area, widen(mul(block, bytes)));
     for (int64_t c = 0; c < sharers; ++c) {
-      Registers part;
-      forChunks(count, [&](int64_t first, int64_t n) {
-        part.append(loadVector(f32(), n, offset(offset(from, c * blocks * bytes + first * 128), widen(mul(lane, n * 4)))));
-      });
+      Registers part = loadRegisters(f32(), count, offset(from, c * blocks * bytes));
       for (int64_t i = 0; i < count; ++i)
         c == 0 ? sums[j].push_back(part[i]) : void(sums[j][i] = fadd(sums[j][i], part[i]));
     }

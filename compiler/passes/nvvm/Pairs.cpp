@@ -35,19 +35,29 @@ void KernelLowering::emit(tile::StashOp op) {
       Parked p = stashes[r];
       Value at = offset(offset(headBase, p.offset), widen(mul(block, p.bytes())));
       const Registers &x = tiles[yield.getResults()[i]];
-      auto write = [&] {
-        forChunks(p.registers, [&](int64_t first, int64_t n) {
-          Value q = offset(offset(at, first * p.lanes * 4), widen(mul(distinctLane(p), n * 4)));
-          storeVector(ArrayRef(x).slice(first, n), q);
-        });
-      };
       if (p.lanes == 32)
-        write();
+        storeRegisters(x, at);
       else
-        onlyIf(lt(lane, c32(p.lanes)), write);
+        onlyIf(lt(lane, c32(p.lanes)), [&] { storeRegisters(x, at, p.lanes); });
     }
   }
   barrier();
+}
+
+void KernelLowering::storeRegisters(ArrayRef<Value> x, Value p, int64_t lanes) {
+  for (int64_t first = 0, n; first < int64_t(x.size()); first += n) {
+    n = chunkOf(x.size() - first);
+    storeVector(x.slice(first, n), chunkAt(p, first, n, lanes));
+  }
+}
+
+Registers KernelLowering::loadRegisters(Type e, int64_t registers, Value p, int64_t lanes) {
+  Registers r;
+  for (int64_t n; int64_t(r.size()) < registers;) {
+    n = chunkOf(registers - r.size());
+    r.append(loadVector(e, n, chunkAt(p, r.size(), n, lanes)));
+  }
+  return r;
 }
 
 void KernelLowering::storeVector(ArrayRef<Value> x, Value p) {
@@ -82,13 +92,7 @@ Registers KernelLowering::fetch(Value stash, Value block, TileType type) {
     return tiles[p.op.getRegion().front().getTerminator()->getOperand(p.result)];
   }
   Value at = offset(offset(stashPointer, p.offset), widen(mul(columnBlock(p, block), p.bytes())));
-  Type e = isHalf(type.getElement()) ? i32() : f32();
-  Registers r;
-  forChunks(p.registers, [&](int64_t first, int64_t n) {
-    Value q = offset(offset(at, first * p.lanes * 4), widen(mul(distinctLane(p), n * 4)));
-    r.append(loadVector(e, n, q));
-  });
-  return r;
+  return loadRegisters(isHalf(type.getElement()) ? i32() : f32(), p.registers, at, p.lanes);
 }
 
 void KernelLowering::emit(tile::PairsOp op) {
@@ -131,7 +135,7 @@ void KernelLowering::emit(tile::PairsOp op) {
     tiles[r] = s;
 }
 
-/// Are all accumulators sums in f32, of more than 16 bits each?
+/// Are all accumulators nothing but sums, of terms with f32's precision?
 bool KernelLowering::addsUp(tile::PairsOp op) {
   Block &body = op.getRegion().front();
   for (unsigned i = 0; i < op.getInits().size(); ++i) {
@@ -270,7 +274,7 @@ LogicalResult KernelLowering::together(tile::PairsOp op, int64_t rowBlocks, func
     rows.push_back({tiles, numbers});
   }
   auto at = [&](int64_t r) { std::tie(tiles, numbers) = rows[r]; };
-  Value any = anyLane(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, beyond, c32(0)));
+  Value any = anyLane(beyond);
   SmallVector<Type> types;
   for (int64_t r = 0; r < rowBlocks; ++r)
     for (Value v : raise.getResults()) {

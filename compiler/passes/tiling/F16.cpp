@@ -35,7 +35,7 @@ Value SweepBuilder::withoutHeadroom(Value t) {
 // done again, safely. So it is where x - reference may be below -126, by |x| ≤ bound.
 SmallVector<Value> SweepBuilder::emitEstimated(Region &region, const Guards &guards, ValueRange factors) {
   DenseMap<Operation *, Value> estimates;
-  double most = 0; // largest reference
+  DenseMap<Operation *, double> most; // of the references
   for (Operation &op : region.front()) {
     auto attend = dyn_cast<flare::AttendOp>(op);
     if (!attend)
@@ -57,17 +57,18 @@ SmallVector<Value> SweepBuilder::emitEstimated(Region &region, const Guards &gua
     Value bound = tile::Exp2Op::create(b, loc, number, times(tile::Log2Op::create(b, loc, number, square), constant(0.5))); // the root
     double share = std::max(0.3, std::sqrt(2 * std::log(double(latents))) - 0.5) / (std::sqrt(double(typeOf(tokens).getChannels())) + 2);
     estimates[&op] = tile::AddOp::create(b, loc, number, times(bound, constant(share)), splat(number, -4));
-    most = 120 * share / (1 + share);
+    most[&op] = 120 * share / (1 + share);
   }
   Version version = emitPairs(region, false, {}, &estimates);
   Value good;
   SmallVector<Value> all;
-  for (auto &state : version.state) {
-    Value total = tile::TotalOp::create(b, loc, state[1].getType(), state[1]);
-    Value within = tile::WithinOp::create(b, loc, b.getI1Type(), total, b.getF32FloatAttr(0x1p-8), b.getF32FloatAttr(0x1p+100));
-    Value bounded = tile::WithinOp::create(b, loc, b.getI1Type(), estimates[version.ops[&state - version.state.begin()]], b.getF32FloatAttr(-4), b.getF32FloatAttr(most));
-    within = arith::AndIOp::create(b, loc, within, bounded);
+  auto demand = [&](Value x, double low, double high) {
+    Value within = tile::WithinOp::create(b, loc, b.getI1Type(), x, b.getF32FloatAttr(low), b.getF32FloatAttr(high));
     good = good ? Value(arith::AndIOp::create(b, loc, good, within)) : within;
+  };
+  for (auto [op, state] : llvm::zip(version.ops, version.state)) {
+    demand(tile::TotalOp::create(b, loc, state[1].getType(), state[1]), 0x1p-8, 0x1p+100);
+    demand(estimates[op], -4, most[op]);
     llvm::append_range(all, state);
   }
   auto branch = scf::IfOp::create(b, loc, ValueRange(ArrayRef<Value>(all)).getTypes(), good, true);

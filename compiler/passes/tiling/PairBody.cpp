@@ -324,7 +324,7 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     Value base2 = attend.getBase2() ? Value() : inBase2(attend.getX());
     Value x = base2 ? base2 : pair(attend.getX());
     // In f16, whose weights must be near 1 to be there at all, references are raised after a weight has become infinite.
-    bool afterwards = safe && !s.host && safeReference(op, s.half).lazy && hasWeightsF16(op, s.half);
+    bool afterwards = safe && hasWeightsF16(op, s.half);
     if (!isBounded() && !afterwards)
       x = maskColumns(x, over);
     Value out = state[0], total = state[1];
@@ -333,7 +333,7 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
     if (safe) {
       if (overTokens)
         x = ofPresent(x, -std::numeric_limits<double>::infinity());
-      auto [lazy, above, room] = safeReference(op, s.half);
+      auto [lazy, above] = safeReference(op, s.half);
       auto raise = [&]() -> SmallVector<Value> {
         Value max = tile::ReduceOp::create(inner, loc, state[2].getType(), x, over, "max");
         if (above)
@@ -376,7 +376,7 @@ void PairBody::step(Operation *op, SmallVector<Value> &state) {
       if (s.host || !lazy) {
         now = raise();
       } else {
-        Value exceeds = tile::ExceedsOp::create(inner, loc, inner.getI1Type(), x, state[2], inner.getF32FloatAttr(room / unit));
+        Value exceeds = tile::ExceedsOp::create(inner, loc, inner.getI1Type(), x, state[2], inner.getF32FloatAttr(0));
         auto branch = scf::IfOp::create(inner, loc, TypeRange{out.getType(), total.getType(), state[2].getType()}, exceeds, true);
         OpBuilder::InsertionGuard guard(inner);
         inner.setInsertionPointToEnd(branch.thenBlock());

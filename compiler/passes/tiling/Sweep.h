@@ -60,12 +60,12 @@ Type halfOf(flare::SweepOp sweep, bool host);
 /// 2^-17, three products where f16 would be one. For bf16 tokens one addend is mostly enough.
 inline Type splitType(Type half) { return half && half.isF16() ? Type(BFloat16Type::get(half.getContext())) : half; }
 
-/// The safe body's reference of a row, in base 2: the largest score so far and `above`, set where a score exceeds it by more than `room`; of f16, where a weight has
-/// become infinite, which is by 16. Between two such times nothing is exchanged between lanes and nothing rescaled. In bf16 weights are as exact at any size; f16's
+/// The safe body's reference of a row, in base 2: the largest score so far and `above`, set where a score exceeds it; of f16, where a weight has become infinite,
+/// which is by 16. Between two such times nothing is exchanged between lanes and nothing rescaled. In bf16 weights are as exact at any size; f16's
 /// have all their bits down to 2^-21 of the largest (SDPA's: 2^-14). Where weights are not rounded to 16 bits the reference is the running maximum itself.
 struct SafeReference {
   bool lazy;
-  double above, room;
+  double above;
 };
 SafeReference safeReference(Operation *attend, Type half);
 
