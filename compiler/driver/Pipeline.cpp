@@ -13,7 +13,7 @@ std::vector<Stage> flarec::pipeline(const PipelineOptions &o) {
       {"flare", flare + "flare-expand,flare-to-base-2,flare-simplify"},
       // f32 exponentials are exact enough to be shared on the host, not on a GPU.
       {"sweeps", "flare-plan-sweeps" + target + ",flare-share-exponentials{wide=" + (host ? "true" : "false") + "},flare-configure" + target},
-      {"tile", "flare-to-tile" + target + ",tile-assign-layouts" + target + ",cse"},
+      {"tile", "flare-to-tile" + target + ",tile-assign-layouts" + target + ",tile-park,cse"},
       // Kernel by kernel, which the pass manager does in parallel.
       {host ? "vectors" : "nvvm", lower + ",llvm.func(cse,canonicalize,convert-scf-to-cf),convert-cf-to-llvm,"
                                           "llvm.func(convert-arith-to-llvm,reconcile-unrealized-casts,canonicalize)"},

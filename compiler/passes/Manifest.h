@@ -39,7 +39,7 @@ public:
 
   /// `any`: the kernel's form for rows of any alignment, if it has one.
   void addKernel(tile::ProgramOp program, tile::KernelOp kernel, const std::string &symbol, int64_t threads, int64_t shared, const std::string &any,
-                 int64_t rowsPerMerge = 32) {
+                 int64_t blocksPerHead) {
     using namespace llvm;
     json::Object k{{"symbol", symbol}, {"threads", threads}, {"shared", shared}, {"code", 0}, {"sweep", kernel.getSweep()}};
     json::Array variants;
@@ -59,10 +59,8 @@ public:
         variants.push_back(json::Object{{"symbol", any}, {"alignment", 0}, {"tensors", json::Array{}}});
       }
     } else {
-      int64_t latents = 1;
-      kernel.walk([&](tile::StoreOp s) { latents = s.getTensor().getType().getLatents(); });
       k["grid"] = "latents";
-      k["blocks_per_head"] = (latents + rowsPerMerge - 1) / rowsPerMerge;
+      k["blocks_per_head"] = blocksPerHead;
     }
     k["variants"] = std::move(variants);
     kernels.push_back(std::move(k));

@@ -111,6 +111,14 @@ def AssignLayouts : Pass<"tile-assign-layouts", "::mlir::ModuleOp"> {
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "host, sm_80, sm_90a or sm_100a">];
 }
 
+def Park : Pass<"tile-park", "::mlir::ModuleOp"> {
+  let summary = "make the latent operands that fast memory has no room for once, in a kernel of their own";
+  let description = [{
+    Where `park` is not `shared` a sweep has a `tile.stash` in memory. It gets a tensor of the workspace, and the sweep a `park` kernel before it, which computes that stash
+    for all of its blocks. Runs after `tile-assign-layouts`, since operands are kept as lanes hold them.
+  }];
+}
+
 def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
   let summary = "one lane's program in the LLVM dialect with NVVM intrinsics";
   let description = [{

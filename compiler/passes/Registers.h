@@ -29,4 +29,16 @@ inline int64_t rowAlignment(flare::FlareTensorType t) {
   return std::gcd<int64_t>(16, t.getChannels() * bytesOf(t.getElement()));
 }
 
+/// What runs over latents instead of tokens: latents that a block of a `merge` finishes, and workers of a block on a GPU.
+constexpr int64_t mergeRows = 32, mergeWorkers = 8;
+
+/// Blocks that each head has in such a kernel; in a `park` kernel each worker has 16 latents.
+inline int64_t blocksPerHead(tile::KernelOp kernel) {
+  int64_t latents = 1, covered = kernel.getKind() == "park" ? mergeWorkers * tile::blockSize : mergeRows;
+  kernel.walk([&](tile::StoreOp s) { latents = s.getTensor().getType().getLatents(); });
+  if (kernel.getKind() == "park")
+    kernel.walk([&](tile::StashOp s) { latents = s.getLatents(); });
+  return (latents + covered - 1) / covered;
+}
+
 } // namespace flarec

@@ -32,7 +32,7 @@ struct TileToHost : flarec::impl::TileToHostBase<TileToHost> {
         int64_t scratch = 0;
         if (failed(lower(b, program, kernel, name, scratch)))
           return signalPassFailure();
-        manifest.addKernel(program, kernel, name, 1, scratch, "", KernelLowering::mergeRows);
+        manifest.addKernel(program, kernel, name, 1, scratch, "", blocksPerHead(kernel));
       }
       manifest.endFunction();
       program.erase();

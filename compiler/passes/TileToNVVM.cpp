@@ -39,9 +39,9 @@ void KernelLowering::identify() {
   lane = andBits(thread, 31);
   Value warp = shr(thread, 5);
   Value block = widen(intrinsic("llvm.nvvm.read.ptx.sreg.ctaid.x", i32(), {}));
-  if (kernel.getKind() == "merge") {
+  if (kernel.getKind() != "sweep") {
     // block = (b·H + h)·(blocks a head) + which latents
-    int64_t perHead = mergeBlocks();
+    int64_t perHead = blocksPerHead(kernel);
     rowGroup = rem(block, perHead);
     Value bh = div(block, perHead);
     head = rem(bh, heads);
@@ -78,12 +78,6 @@ Value KernelLowering::isThere(Value n, Value valid) {
   Value row = offset(maskRow, add(mul(batch, mask->strideB), mul(n, mask->strideRow)));
   Value byte = load(b.getI8Type(), select(valid, row, mask->pointer), 1);
   return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, byte, arith::ConstantOp::create(b, loc, b.getI8IntegerAttr(0)));
-}
-
-int64_t KernelLowering::mergeBlocks() {
-  int64_t latents = 1;
-  kernel.walk([&](tile::StoreOp s) { latents = s.getTensor().getType().getLatents(); });
-  return (latents + 31) / 32;
 }
 
 Value KernelLowering::rowAddress(const Tensor &t, Value row) {
@@ -163,8 +157,8 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
           return signalPassFailure();
         if (isSweep && failed(lower(b, program, kernel, name + "_any", false, shared)))
           return signalPassFailure();
-        manifest.addKernel(program, kernel, name, isSweep ? kernel.getConfigAttr().getThreads() : 32 * KernelLowering::mergeWorkers, shared,
-                           isSweep ? name + "_any" : "");
+        manifest.addKernel(program, kernel, name, isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers, shared,
+                           isSweep ? name + "_any" : "", blocksPerHead(kernel));
       }
       manifest.endFunction();
       program.erase();
@@ -196,8 +190,9 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
         types.push_back(b.getF32Type());
     auto func = LLVM::LLVMFuncOp::create(b, loc, name, LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(b.getContext()), types),
                                          LLVM::Linkage::External, false, LLVM::CConv::PTX_Kernel);
-    int64_t threads = kernel.getConfigAttr() ? kernel.getConfigAttr().getThreads() : 32 * KernelLowering::mergeWorkers;
-    int64_t minBlocks = kernel.getConfigAttr() ? kernel.getConfigAttr().getMinBlocks() : 1;
+    bool isSweep = kernel.getKind() == "sweep";
+    int64_t threads = isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers;
+    int64_t minBlocks = isSweep ? kernel.getConfigAttr().getMinBlocks() : 1;
     func.setPassthroughAttr(b.getArrayAttr({b.getStrArrayAttr({"nvvm.maxntid", std::to_string(threads)}),
                                             b.getStrArrayAttr({"nvvm.minctasm", std::to_string(minBlocks)})}));
     Block *entry = func.addEntryBlock(b);
@@ -226,10 +221,10 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
       } else if (t.type.isRange()) {
         l.range = t;
       }
-    if (l.range && kernel.getKind() == "sweep")
+    if (l.range && isSweep)
       l.keepToRange();
     Value first = kernel.getKind() == "merge" ? l.mul(l.rowGroup, 32)
-                  : kernel.getConfigAttr().getRows() == Index::m
+                  : isSweep && kernel.getConfigAttr().getRows() == Index::m
                       ? l.mul(l.add(l.mul(l.rowGroup, kernel.getConfigAttr().getWorkers()), l.widen(l.worker)), kernel.getConfigAttr().getWorkerRows())
                       : l.c64(0);
     l.numbers[kernel.getRegion().getArgument(0)] = first;

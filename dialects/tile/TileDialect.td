@@ -66,7 +66,7 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     | blocks | blocks to aim for over all splits | any | any |
     | sums | `mma` or `add`: how row sums are made | `mma`: of pairs rounded to 16 bits, not for f32 tokens | `add` |
     | exp | `mufu`: the exponential unit; `poly3:k`, `bits:k`: of fast bodies, k of 16 pairs of columns on the FMA pipe instead; `poly5`: all by a polynomial | `mufu`; `poly3:k` with 16-bit tokens; `bits:k` with bf16 | `poly5` |
-    | park | latent operands that are parked in fast memory: `shared`: all; `fast`: those of fast bodies; `none`: none. The others are computed again for each block of columns | `fast`, `none` only where rows = n | `shared` |
+    | park | latent operands that are parked in fast memory: `shared`: all; `fast`: those of fast bodies; `none`: none. The others lie in global memory, where a kernel of their own puts them | `fast`, `none` only where rows = n | `shared` |
     | min_blocks | resident blocks an SM to compile for (sets the register limit) | as threads and shared memory leave room for | 1 |
     | column_workers | of the workers, how many have the same rows and share out their columns (rows = n: the latents) | a divisor of workers and of the blocks of 16 latents; 1 but where only contractions reduce | 1 |
 

@@ -35,7 +35,7 @@ def Tile_KernelOp : Tile_Op<"kernel", [Symbol, HasParent<"ProgramOp">, NoTermina
   let summary = "one launch";
   let description = [{
     `sweep` kernels run over (split, row group, head group, batch) by their `config`; `merge` kernels finish a
-    reduction over tokens, 32 latents a worker. The region's argument is the worker's first
+    reduction over tokens, 32 latents a worker; `park` kernels make latent operands for the sweep after them (`tile.stash`), 16 latents a worker. The region's argument is the worker's first
     latent (0 where rows are tokens).
 
     ```mlir
@@ -116,11 +116,11 @@ def Tile_PairsOp : Tile_Op<"pairs", [Pure, AttrSizedOperandSegments, SingleBlock
 }
 
 def Tile_StashOp : Tile_Op<"stash", [SingleBlock]> {
-  let summary = "latent operands, computed once a block and parked in fast memory";
+  let summary = "latent operands, computed once and parked in fast memory, or in global memory";
   let description = [{
     The body computes 16 latents' worth from the latents' first one (its argument); workers share the blocks out. All of
-    it is readable after the op. Where `column_workers` share the columns out, the results are each worker's part. `again`: nothing is parked, who reads a block
-    computes it.
+    it is readable after the op. Where `column_workers` share the columns out, the results are each worker's part. `memory`: what does not fit fast memory lies in
+    a tensor of the workspace, a row for each 16 latents, which `tile-park` adds. The op stands in two kernels then: the `park` kernel computes, the `sweep` reads.
 
     ```mlir
     func.func @stash(%q: !flare.tensor<m=20, d=8, bf16>) {
@@ -134,10 +134,10 @@ def Tile_StashOp : Tile_Op<"stash", [SingleBlock]> {
     }
     ```
   }];
-  let arguments = (ins I64Attr:$latents, UnitAttr:$again);
+  let arguments = (ins I64Attr:$latents, UnitAttr:$memory, Optional<Flare_TensorType>:$tensor);
   let results = (outs Variadic<Tile_StashType>:$results);
   let regions = (region SizedRegion<1>:$region);
-  let assemblyFormat = "$latents (`again` $again^)? `->` type($results) attr-dict-with-keyword $region";
+  let assemblyFormat = "$latents (`memory` $memory^)? ($tensor^ `:` type($tensor))? `->` type($results) attr-dict-with-keyword $region";
   let hasVerifier = 1;
 }
 

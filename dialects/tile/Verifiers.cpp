@@ -77,10 +77,10 @@ LogicalResult ProgramOp::verify() {
 }
 
 LogicalResult KernelOp::verify() {
-  if (getKind() != "sweep" && getKind() != "merge")
-    return emitOpError() << "kind \"" << getKind() << "\" must be \"sweep\" or \"merge\"";
-  if ((getKind() == "sweep") != bool(getConfig()))
-    return emitOpError() << "a sweep has a config, a merge none";
+  if (getKind() != "sweep" && getKind() != "merge" && getKind() != "park")
+    return emitOpError() << "kind \"" << getKind() << "\" must be \"sweep\", \"merge\" or \"park\"";
+  if ((getKind() == "merge") == bool(getConfig()))
+    return emitOpError() << "a sweep and what is parked for it have a config, a merge none";
   Block &body = getRegion().front();
   if (body.getNumArguments() != 1 || !body.getArgument(0).getType().isIndex())
     return emitOpError() << "body takes the worker's first latent (index)";
@@ -139,6 +139,11 @@ LogicalResult StashOp::verify() {
   int64_t latents = getLatents();
   if (latents < 1 || latents % blockSize)
     return emitOpError() << latents << " latents must be a positive multiple of " << blockSize;
+  if (getTensor()) {
+    auto t = cast<FlareTensorType>(getTensor().getType());
+    if (!getMemory() || t.getLatents() != latents / blockSize || !t.getElement().isF32())
+      return emitOpError() << "keeps " << latents << " latents in " << t << "; a stash in memory has a row of f32 for each " << blockSize;
+  }
   SmallVector<Type> yields;
   for (Value v : getResults()) {
     auto t = cast<StashType>(v.getType());

@@ -108,13 +108,11 @@ struct KernelLowering : Emit {
 
   //===-- Rows.cpp: 16 rows, and ops on them -------------------------------//
 
-  static constexpr int64_t mergeRows = 32;             // latents a merge finishes
   static constexpr int64_t edgeBytes = lanes * 128 * 4; // 16 rows of at most 128 channels
   bool edgeUsed = false;
   Value blockRow; // first row of the block within a tile of several (null: 0)
 
   void identify(Value block);
-  static int64_t mergeBlocks(tile::KernelOp kernel);
   void keepToRange(const Tensor &range);
   Rows rowsOf(const Tensor &t, Value first);
   Rows from(Rows r, Value row);

@@ -10,7 +10,7 @@ using namespace flarec::host;
 
 void KernelLowering::identify(Value block) {
   if (!config) {
-    int64_t perHead = mergeBlocks(kernel);
+    int64_t perHead = blocksPerHead(kernel);
     rowGroup = rem(block, c64(perHead));
     Value bh = div(block, c64(perHead));
     head = rem(bh, heads);
@@ -26,12 +26,6 @@ void KernelLowering::identify(Value block) {
   split = rem(rest, splits);
   batch = div(rest, splits);
   headsHere = min(perBlock, sub(heads, firstHead));
-}
-
-int64_t KernelLowering::mergeBlocks(tile::KernelOp kernel) {
-  int64_t latents = 1;
-  kernel.walk([&](tile::StoreOp s) { latents = s.getTensor().getType().getLatents(); });
-  return (latents + mergeRows - 1) / mergeRows;
 }
 
 //===-- 16 rows between memory and registers -------------------------------//

@@ -63,12 +63,13 @@ struct KernelLowering : Emit {
   DenseMap<Value, Value> numbers; // and every scalar of the body
   DenseMap<Value, Registers> tiles;
   DenseMap<Value, StageAt> stages;
+  /// Of each 16 latents `blockBytes`, in which this operand's are from `offset` on.
   struct Parked {
+    tile::StashOp op;
+    Value memory; // the head's; null: shared memory
     int64_t offset, registers;
     int64_t lanes; // the first ones, of which all others hold copies
-    tile::StashOp op;
-    unsigned result;
-    int64_t bytes() const { return registers * lanes * 4; } // of 16 latents
+    int64_t blockBytes;
   };
   DenseMap<Value, Parked> stashes;
   Value tokens, batches, heads, latentBatches, splits;
@@ -89,7 +90,6 @@ struct KernelLowering : Emit {
 
   //-- Prologue: who am I?
   void identify();
-  int64_t mergeBlocks();
   /// Makes the batch's range of the tokens all there is.
   void keepToRange();
   /// Is token n (i64) there by the mask? Asked only if `valid`; i1.
@@ -212,7 +212,6 @@ struct KernelLowering : Emit {
   void emit(tile::MaxNormOp op);
 
   //-- Merges: workers take every workers-th split, then add up in order through shared memory
-  static constexpr int64_t mergeWorkers = 8;
   Tensor partialAt(Value tensor, Value s, Value batchIndex);
   /// The rows of a partial, batch already in the pointer.
   Registers loadPartial(Value tensor, TileType type, Value s, Value batchIndex, Value row);
@@ -222,7 +221,7 @@ struct KernelLowering : Emit {
   void emit(tile::MergeSumOp op);
   int64_t copiesOf(Value tensor);
 
-  //-- The stash: latent operands in shared memory, in the order in which lanes hold them
+  //-- The stash: latent operands in shared memory (or global memory), in the order in which lanes hold them
   int64_t registersOf(TileType t);
   void emit(tile::StashOp op);
   Value stashBase() { return offset(shared, widen(mul(headInBlock, stashHeadBytes))); }

@@ -1,4 +1,4 @@
-// tile-to-nvvm: blocks of 16 × 16 scores, and the latent operands that wait for them in shared memory (the stash).
+// tile-to-nvvm: blocks of 16 × 16 scores, and the latent operands that wait for them in shared memory or in global memory (the stash).
 #include "passes/nvvm/KernelLowering.h"
 
 using namespace mlir;
@@ -12,17 +12,32 @@ int64_t KernelLowering::registersOf(TileType t) {
 
 void KernelLowering::emit(tile::StashOp op) {
   auto yield = cast<tile::YieldOp>(op.getRegion().front().getTerminator());
-  int64_t count = blocksOf(op.getLatents());
+  int64_t count = blocksOf(op.getLatents()), first = op.getMemory() ? 0 : stashHeadBytes, bytes = 0;
   for (auto [i, r] : llvm::enumerate(op.getResults())) {
     TileType t = tileType(yield.getResults()[i]);
-    stashes[r] = {stashHeadBytes, registersOf(t), layoutOf(t).distinctLanes(), op, unsigned(i)};
-    if (!op.getAgain())
-      stashHeadBytes += (count * stashes[r].bytes() + 15) / 16 * 16;
+    stashes[r] = {op, {}, first + bytes, registersOf(t), layoutOf(t).distinctLanes(), 0};
+    bytes += stashes[r].registers * stashes[r].lanes * 4;
   }
-  if (op.getAgain())
-    return;
-  Value headBase = stashBase();
-  auto loop = scf::ForOp::create(b, loc, worker, c32(count), c32(config.getWorkers()));
+  for (Value r : op.getResults())
+    stashes[r].blockBytes = bytes;
+  Value base, block = worker, step = c32(config.getWorkers());
+  if (op.getMemory()) {
+    if (!op.getTensor()) {
+      status = op.emitOpError("lies in no tensor; run tile-park first");
+      return;
+    }
+    base = rowAddress(tensors[op.getTensor()], c64(0));
+    for (Value r : op.getResults())
+      stashes[r].memory = base;
+    if (kernel.getKind() == "sweep")
+      return; // a kernel before this one has filled it
+    block = add(narrow(mul(rowGroup, mergeWorkers)), worker);
+    step = c32(blocksPerHead(kernel) * mergeWorkers);
+  } else {
+    stashHeadBytes += count * bytes;
+    base = stashBase();
+  }
+  auto loop = scf::ForOp::create(b, loc, block, c32(count), step);
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(loop.getBody());
@@ -33,7 +48,7 @@ void KernelLowering::emit(tile::StashOp op) {
       return;
     for (auto [i, r] : llvm::enumerate(op.getResults())) {
       Parked p = stashes[r];
-      Value at = offset(offset(headBase, p.offset), widen(mul(block, p.bytes())));
+      Value at = offset(base, widen(add(mul(block, p.blockBytes), p.offset)));
       const Registers &x = tiles[yield.getResults()[i]];
       if (p.lanes == 32)
         storeRegisters(x, at);
@@ -41,7 +56,8 @@ void KernelLowering::emit(tile::StashOp op) {
         onlyIf(lt(lane, c32(p.lanes)), [&] { storeRegisters(x, at, p.lanes); });
     }
   }
-  barrier();
+  if (!op.getMemory())
+    barrier();
 }
 
 void KernelLowering::storeRegisters(ArrayRef<Value> x, Value p, int64_t lanes) {
@@ -70,9 +86,11 @@ void KernelLowering::storeVector(ArrayRef<Value> x, Value p) {
 }
 
 Registers KernelLowering::loadVector(Type e, int64_t n, Value p) {
+  // Of global memory only what an earlier kernel has written is read so.
+  bool invariant = cast<LLVM::LLVMPointerType>(p.getType()).getAddressSpace() == 1;
+  auto v = LLVM::LoadOp::create(b, loc, n == 1 ? e : VectorType::get(n, e), p, 4 * n, /*isVolatile=*/false, /*isNonTemporal=*/false, invariant);
   if (n == 1)
-    return {load(e, p, 4)};
-  Value v = load(VectorType::get(n, e), p, 4 * n);
+    return {v};
   Registers r;
   for (int64_t i = 0; i < n; ++i)
     r.push_back(LLVM::ExtractElementOp::create(b, loc, v, c32(i)));
@@ -86,12 +104,7 @@ Value KernelLowering::columnBlock(Parked p, Value column) {
 
 Registers KernelLowering::fetch(Value stash, Value block, TileType type) {
   Parked p = stashes[stash];
-  if (p.op.getAgain()) {
-    numbers[p.op.getRegion().getArgument(0)] = widen(mul(columnBlock(p, block), tile::blockSize));
-    lowerBlock(p.op.getRegion().front());
-    return tiles[p.op.getRegion().front().getTerminator()->getOperand(p.result)];
-  }
-  Value at = offset(offset(stashPointer, p.offset), widen(mul(columnBlock(p, block), p.bytes())));
+  Value at = offset(offset(p.memory ? p.memory : stashPointer, widen(mul(columnBlock(p, block), p.blockBytes))), p.offset);
   return loadRegisters(isHalf(type.getElement()) ? i32() : f32(), p.registers, at, p.lanes);
 }
 

@@ -51,7 +51,7 @@ Value SweepBuilder::latentOperand(Value v, Use use) {
     Expressions &e = *prologue[int(use.role)];
     return slot = toForm(e.b, e.eval(v), use.form);
   }
-  Stash &s = isAgain ? again : stash;
+  Stash &s = inMemory ? memory : stash;
   Value t = toForm(s.builder, s.parked[int(use.role)]->eval(v), use.form);
   auto type = cast<TileType>(t.getType());
   // The stash op is made when all its results are known; until then a placeholder stands for each.
@@ -76,7 +76,7 @@ void SweepBuilder::finishStash(Stash &s) {
     return;
   }
   tile::YieldOp::create(s.builder, loc, s.yields);
-  auto op = tile::StashOp::create(prologueBuilder, loc, ValueRange(s.placeholders).getTypes(), blocksOf(latents) * tile::blockSize, &s == &again || config.getPark() == "none");
+  auto op = tile::StashOp::create(prologueBuilder, loc, ValueRange(s.placeholders).getTypes(), blocksOf(latents) * tile::blockSize, &s == &memory, Value());
   op.getRegion().push_back(s.body);
   for (auto [p, r] : llvm::zip(s.placeholders, op.getResults())) {
     p.replaceAllUsesWith(r);
@@ -115,8 +115,8 @@ SmallVector<Value> SweepBuilder::emitVersion(Region &region, bool safe, ValueRan
 
 SweepBuilder::Version SweepBuilder::emitPairs(Region &region, bool safe, ValueRange carried, const DenseMap<Operation *, Value> *estimates) {
   Version version;
-  // After the fast body: what it reads is parked.
-  isAgain = config.getPark() == "fast" && safe && !operands.empty();
+  // After the fast body: what it reads lies in fast memory.
+  inMemory = config.getPark() == "none" || (config.getPark() == "fast" && safe && !operands.empty());
   version.body = std::make_unique<PairBody>(*this, region, safe, b);
   PairBody &v = *version.body;
   v.estimates = estimates;
@@ -301,7 +301,7 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
   }
   if (rows == Index::n) {
     beginStash(stash);
-    beginStash(again);
+    beginStash(memory);
     workerRow = tile::WorkerRowOp::create(b, loc);
   }
 
@@ -382,7 +382,7 @@ LogicalResult SweepBuilder::build(ArrayRef<Value> partials) {
     }
   if (rows == Index::n) {
     finishStash(stash);
-    finishStash(again);
+    finishStash(memory);
   }
   return success();
 }

@@ -36,14 +36,14 @@ struct SweepBuilder {
     SmallVector<Value> yields, placeholders;
     explicit Stash(MLIRContext *context) : builder(context) {}
   };
-  Stash stash, again;          // parked, and made again by who reads them
-  bool isAgain = false;        // which of them operands go to that are new now
+  Stash stash, memory;         // in fast memory, and in global memory
+  bool inMemory = false;       // which of them operands go to that are new now
   OpBuilder prologueBuilder;   // just before the stream
 
   SweepBuilder(OpBuilder &b, flare::SweepOp sweep, const Storage &storage, double limit, bool host, Value origin)
       : b(b), loc(sweep.getLoc()), sweep(sweep), config(cast<tile::ConfigAttr>(sweep.getConfigAttr())), storage(storage),
         limit(limit), host(host), origin(origin), rows(config.getRows()), cols(tile::columnsOf(rows)), stash(b.getContext()),
-        again(b.getContext()), prologueBuilder(b.getContext()) {}
+        memory(b.getContext()), prologueBuilder(b.getContext()) {}
 
   int64_t rowCount() { return config.getWorkerRows(); }
   /// Of latents as columns: a worker's, in whole blocks.
