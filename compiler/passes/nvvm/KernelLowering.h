@@ -276,6 +276,8 @@ struct KernelLowering : Emit {
   void emit(tile::ReadOp op);
   /// One block of 16 rows, first row `row` (i32).
   Registers readStage(const StageAt &s, tile::StageType stage, TileType type, Value row);
+  /// The same of 16-bit channels, `present` of which are there.
+  Registers readMatrices(const StageAt &s, const Layout &l, Value row, int64_t present);
 
   //-- Blocks of scores
   void emit(tile::PairsOp op);

@@ -147,8 +147,14 @@ def shift(threads, i, p, o):
 
 
 def extract_bits(threads, i, p, o):
+    """bfe.s32 repeats the field's highest bit."""
     field = lambda x, start, size: (x >> start) & ((np.uint32(1) << size) - np.uint32(1))
-    return threads.elementwise(o[0], "u32", o[1:], "u32", field)
+
+    def signed(x, start, size):
+        high = np.asarray(x, np.uint32) << np.asarray(32 - start - size, np.uint32)
+        return (high.view(np.int32) >> np.asarray(32 - size, np.int32)).view(np.uint32)
+
+    return threads.elementwise(o[0], "u32", o[1:], "u32", signed if p[-1] == "s32" else field)
 
 
 def special_unit(threads, i, p, o):
