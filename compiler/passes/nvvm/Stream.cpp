@@ -473,7 +473,9 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
   }
   int64_t present = s.slot.slotBytes / size; // channels, whole units of 8; beyond them only padding
   bool channelsFirst = l.registers[0] == Basis{Axis::d, 1};
-  if (isHalf(e))
+  SmallVector<Basis> quads = channelsFirst ? SmallVector<Basis>{{Axis::d, 2}, {Axis::d, 4}, {Axis::n, 1}, {Axis::n, 2}, {Axis::n, 4}}
+                                           : SmallVector<Basis>{{Axis::n, 2}, {Axis::n, 4}, {Axis::d, 1}, {Axis::d, 2}, {Axis::d, 4}};
+  if (isHalf(e) && (!channelsFirst || llvm::equal(l.lanes, quads)))
     return readMatrices(s, l, row, present);
   Value base = offset(s.address, widen(add(mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes), mul(laneCoordinate(l, Axis::d), size))));
   int64_t together = channelsFirst ? 2 : 1;
@@ -481,7 +483,9 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
     Coordinates c = l.element(int(i), 0);
     Value at = offset(base, c[Axis::n] * s.slot.rowBytes + c[Axis::d] * size);
     if (c[Axis::d] >= present)
-      r.append(together, cf(0));
+      r.append(isHalf(e) ? 1 : together, isHalf(e) ? c32(0) : cf(0));
+    else if (isHalf(e))
+      r.push_back(load(i32(), at, 4));
     else if (channelsFirst)
       r.append(loadVector(f32(), 2, at));
     else

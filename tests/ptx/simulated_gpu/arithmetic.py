@@ -148,13 +148,17 @@ def shift(threads, i, p, o):
 
 def extract_bits(threads, i, p, o):
     """bfe.s32 repeats the field's highest bit."""
-    field = lambda x, start, size: (x >> start) & ((np.uint32(1) << size) - np.uint32(1))
+    bits = int(p[-1][1:])
+    unsigned, signed = np.dtype(f"u{bits // 8}").type, np.dtype(f"i{bits // 8}").type
 
-    def signed(x, start, size):
-        high = np.asarray(x, np.uint32) << np.asarray(32 - start - size, np.uint32)
-        return (high.view(np.int32) >> np.asarray(32 - size, np.int32)).view(np.uint32)
+    def run(x, start, size):
+        start, size = np.asarray(start, unsigned), np.asarray(size, unsigned)
+        high = np.asarray(x, unsigned) << (unsigned(bits) - start - size)
+        down = unsigned(bits) - size
+        return (high.view(signed) >> down.view(signed)).view(unsigned) if p[-1].startswith("s") else high >> down
 
-    return threads.elementwise(o[0], "u32", o[1:], "u32", signed if p[-1] == "s32" else field)
+    write, reads = threads.writer(o[0], f"u{bits}"), [threads.reader(o[1], f"u{bits}"), *(threads.reader(e, "u32") for e in o[2:])]
+    return lambda at: write(at, run(*(read(at) for read in reads)))
 
 
 def special_unit(threads, i, p, o):
