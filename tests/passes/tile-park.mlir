@@ -18,9 +18,8 @@
 // SHARED: tile.stash 48 ->
 
 // One block of the first kernel has 8 · 16 latents; the second reads what is not written while it runs.
-// NVVM: "blocks_per_head\":1,
+// NVVM: blocks_per_head\22:1,
 // NVVM: llvm.func ptx_kernelcc @decode_park_0(
-// NVVM-NOT: addr_space = 3
 // NVVM: llvm.store {{.*}} : vector<{{[24]}}xi32>, !llvm.ptr<1>
 // NVVM: llvm.func ptx_kernelcc @decode_sweep_0(
 // NVVM: llvm.load {{.*}} invariant {{.*}} : !llvm.ptr<1> -> vector<{{[24]}}xi32>
