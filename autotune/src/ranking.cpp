@@ -3,6 +3,7 @@
 #include "flarec/autotune/space.h"
 
 #include <algorithm>
+#include <functional>
 #include <future>
 #include <iterator>
 #include <set>
@@ -51,7 +52,7 @@ public:
     }
     Ranked all = judge(details);
     std::vector<SweepResult> sweeps(count);
-    for (size_t s = 0; s < count; ++s) {
+    eachSweep([&](size_t s) {
       SweepResult &sweep = sweeps[s];
       sweep.facts = plain.sweeps[s];
       sweep.combinations = structures[s].size() + details[s].size();
@@ -66,13 +67,22 @@ public:
         if (c.configuration != first)
           sweep.candidates.push_back(std::move(c));
       }
-    }
+    });
     return sweeps;
   }
 
 private:
   /// Of which details are tried.
   static constexpr size_t mostStructures = 32;
+
+  /// body(s) for each, at the same time.
+  void eachSweep(const std::function<void(size_t)> &body) const {
+    std::vector<std::future<void>> running;
+    for (size_t s = 0; s < plain.sweeps.size(); ++s)
+      running.push_back(std::async(std::launch::async, body, s));
+    for (auto &sweep : running)
+      sweep.get();
+  }
 
   static bool usesAny(const Configuration &c, const std::set<Choice> &choices) {
     return std::any_of(choices.begin(), choices.end(), [&](const Choice &choice) {
@@ -89,7 +99,8 @@ private:
   }
 
   /// Names (of strategies, say) that a sweep cannot have whatever the numbers
-  /// are: not to be combined with everything.
+  /// are, or that make no difference to it, such as how row sums are made where
+  /// there are none: not to be combined with everything.
   std::vector<std::set<Choice>> namesRefused() const {
     Lists proposals(plain.sweeps.size());
     std::vector<std::vector<Choice>> choices(plain.sweeps.size());
@@ -105,9 +116,15 @@ private:
     Examination examined = examine(field.description, plain, proposals);
     std::vector<std::set<Choice>> refused(plain.sweeps.size());
     for (size_t s = 0; s < plain.sweeps.size(); ++s)
-      for (size_t i = 0; i < choices[s].size(); ++i)
-        if (!examined.verdicts[s][i].why.empty())
+      for (size_t i = 0; i < choices[s].size(); ++i) {
+        const auto &[name, value] = choices[s][i];
+        const Verdict &verdict = examined.verdicts[s][i];
+        bool same = name == "sums" && value != plain.sweeps[s].heuristic.at(name) &&
+                    examined.counts[verdict.counts] ==
+                        plain.counts[plain.own[s].counts];
+        if (!verdict.why.empty() || same)
           refused[s].insert(choices[s][i]);
+      }
     return refused;
   }
 
@@ -138,11 +155,12 @@ private:
         ranked.kernels[s] += some.kernels[s];
       }
     }
-    for (auto &list : ranked.candidates)
-      std::stable_sort(list.begin(), list.end(),
+    eachSweep([&](size_t s) {
+      std::stable_sort(ranked.candidates[s].begin(), ranked.candidates[s].end(),
                        [](const Candidate &a, const Candidate &b) {
                          return a.predicted.seconds < b.predicted.seconds;
                        });
+    });
     return ranked;
   }
 
