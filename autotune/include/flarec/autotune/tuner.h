@@ -94,6 +94,11 @@ std::string compilerName();
 /// knob is worth.
 std::string report(const std::vector<TuneResult> &results);
 
+/// All candidates with what was predicted and measured, as JSON: a list of shapes,
+/// each with its sweeps, each with its candidates in the order in which they were
+/// tried.
+std::string records(const std::vector<TuneResult> &results);
+
 /// The child process of a tuner: jobs on stdin, answers on stdout.
 int compileWorker();
 
