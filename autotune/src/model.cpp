@@ -95,6 +95,7 @@ Cycles cyclesOf(const Works &w, const Configuration &c) {
   // A lane's loads of 16 bytes, and addresses; the pipe of shared memory gives
   // a quarter 32 bytes a cycle.
   cycles.slots += of(w, "shared") / 512 * 3;
+  cycles.slots += of(w, "parked") / 512 * 4; // addresses of 64 bits
   return cycles;
 }
 
@@ -151,9 +152,20 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
   p.bytes = tensors * (facts.read * groups + facts.written) + latentBytes;
   double partial = counts.partial * splits * double(shape.heads);
   p.bytes += 2 * partial;
-  // Rows of a few heads fetch whole sectors of 32 bytes.
   double memory = p.bytes / machine.bandwidth;
+  // Parked latents come through the first cache, and where they don't stay there
+  // from the second, which gives twice what memory does. Workers of a head are
+  // near one another, so that two of them need it once.
+  double parked = of(counts.pairs, "parked") * counts.pairsOfTile * tilesOfBlock *
+                  blocks * heads * workers;
+  double parkedTime = parked / (64 * machine.processors * machine.clock);
+  constexpr double firstCache = 128 << 10; // what shared memory leaves of it
+  double keptParked = of(counts.pairs, "parked") / 16 * double(facts.latents) * heads * resident;
+  if (keptParked > firstCache)
+    parkedTime = std::max(parkedTime, parked / std::min(workers, 2.0) / (2 * machine.bandwidth));
   double launches = machine.launch * (counts.merged ? 2 : 1);
+  if (of(counts.pairs, "parked") > 0)
+    launches += machine.launch; // of who parks
   // Merges read all partial results with few blocks.
   double merge = counts.merged ? partial / (0.4 * machine.bandwidth) : 0;
   p.scores = tensors * double(facts.latents);
@@ -161,7 +173,9 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
              {"issue slots", slots},
              {"memory", memory},
              {"launches", launches + merge}};
-  p.seconds = std::max(compute, memory) + launches + merge;
+  if (parked > 0)
+    p.parts["parked"] = parkedTime;
+  p.seconds = std::max({compute, memory, parkedTime}) + launches + merge;
   return p;
 }
 
