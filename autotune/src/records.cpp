@@ -46,6 +46,8 @@ Json toJson(const SweepResult &sweep) {
   for (const Candidate &c : sweep.candidates) {
     Json one = {{"changes", toJson(changes(heuristic, c.configuration))},
                 {"predicted_ms", rounded(1e3 * c.predicted.seconds)}};
+    if (c.predicted.registers > 0)
+      one["predicted_registers"] = rounded(c.predicted.registers);
     if (c.measured > 0) {
       one["ms"] = rounded(1e3 * c.measured);
       one["spread"] = rounded(c.spread);

@@ -213,7 +213,8 @@ void tune(const Options &o) {
     options.tokens = p.tokens;
     if (o.predict) {
       fmt::print("{}, {}\n", base.target, about);
-      for (const SweepResult &sweep : propose(options).sweeps)
+      results.push_back(propose(options));
+      for (const SweepResult &sweep : results.back().sweeps)
         print(sweep);
       continue;
     }
@@ -234,9 +235,11 @@ void tune(const Options &o) {
       record(Database::defaultDirectory(), results.back().device, results.back().entry);
     print(results.back());
     std::fflush(stdout);
-    if (!o.record.empty())
+    if (!o.record.empty()) // at once, as above
       write("record", o.record, autotune::records(results));
   }
+  if (o.predict && !o.record.empty())
+    write("record", o.record, autotune::records(results));
   if (!o.report.empty()) {
     write("report", o.report, autotune::report(results));
     fmt::print("{}: {} shapes\n", o.report, results.size());
