@@ -34,10 +34,11 @@ void Race::enter(size_t sweep, size_t candidate, Trial trial) {
 
 void Race::glance() {
   Runner &runner = runners.back();
-  time(runner, 1);
-  // The least of three: compilers are at work, and may keep a launch waiting.
-  double least = 1e9;
-  for (int i = 0; i < 3; ++i)
+  double least = time(runner, 1);
+  // The least of several: compilers are at work, and may keep a launch waiting. What
+  // runs for long does not mind, and takes more time than there is.
+  int again = times[runner.sweep] > 1 ? 3 : 1;
+  for (int i = 0; i < again && least < 3 * best[runner.sweep]; ++i)
     least = std::min(least, time(runner, std::max(1, times[runner.sweep] / 3)));
   best[runner.sweep] = std::min(best[runner.sweep], least);
   if (runner.candidate && least > 1.5 * best[runner.sweep]) {
