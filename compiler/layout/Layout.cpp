@@ -139,6 +139,13 @@ Layout fragment::column(Axis c, int units) {
 Layout fragment::weight(Axis k, int units) {
   return {join({{{k, 1}, {k, 8}}, channelUnits(units)}), {{k, 2}, {k, 4}, {Axis::d, 1}, {Axis::d, 2}, {Axis::d, 4}}};
 }
+// The instruction's column j of unit u: bit 0 of j is a lane's two registers, bits 1 and 2 are lanes. So channel bits are, from the lowest on: bit 0 of j, u, bits 1 and 2 of j.
+Layout fragment::rowToStore(Axis r, int units) {
+  return {join({{{Axis::d, 1}, {r, 8}}, steps(Axis::d, 2, 2 * units)}), {{Axis::d, 2 * units}, {Axis::d, 4 * units}, {r, 1}, {r, 2}, {r, 4}}};
+}
+Layout fragment::weightToStore(Axis k, int units) {
+  return {join({{{k, 1}, {k, 8}}, steps(Axis::d, 2, 2 * units)}), {{k, 2}, {k, 4}, {Axis::d, 1}, {Axis::d, 2 * units}, {Axis::d, 4 * units}}};
+}
 Layout fragment::rowVector(Axis r) { return {{{r, 8}}, {copy, copy, {r, 1}, {r, 2}, {r, 4}}}; }
 Layout fragment::rowSum(Axis r) { return {{copy, {r, 8}}, {copy, copy, {r, 1}, {r, 2}, {r, 4}}}; }
 Layout fragment::columnVector(Axis c) { return {{{c, 1}, {c, 8}}, {{c, 2}, {c, 4}, copy, copy, copy}}; }

@@ -82,6 +82,10 @@ Layout row(Axis r, int units);
 Layout column(Axis c, int units);
 /// k × d: right operand of a contraction of pairs over k.
 Layout weight(Axis k, int units);
+/// The accumulator of a contraction over c again, and its right operand, with the instruction's columns permuted so that a lane's channels are neighbours, which leave in
+/// one store. Units are a power of two.
+Layout rowToStore(Axis r, int units);
+Layout weightToStore(Axis k, int units);
 /// One number a row, the same in the four lanes of a quad.
 Layout rowVector(Axis r);
 /// A row sum made by the matrix instruction: the accumulator's even and odd columns are equal.

@@ -215,6 +215,7 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
     Index rows = config.getRows(), cols = tile::columnsOf(rows);
     Axis r = axis(rows), c = axis(cols);
     bool mmaSums = config.getSums() == "mma";
+    SmallVector<tile::ContractOp> toTokens; // what is stored for tokens, of latents in any layout
     kernel.walk([&](Operation *op) {
       TypeSwitch<Operation *>(op)
           .Case([&](tile::ContractOp op) {
@@ -231,6 +232,11 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
             // Over columns: the pair's fragment is the left operand as it stands; over rows: transposed.
             Axis kept = op.getOver() == cols ? r : c;
             p.assign(op.getA().front(), fragment::pair(r, c));
+            int count = units(tileType(op.getOut()));
+            if (kept == Axis::n && rows == Index::n && llvm::isPowerOf2_32(count)) {
+              toTokens.push_back(op);
+              return;
+            }
             p.assign(op.getB().front(), fragment::weight(axis(op.getOver()), units(tileType(op.getB().front()))));
             p.assign(op.getOut(), fragment::row(kept, units(tileType(op.getOut()))));
             p.assign(op.getAcc(), fragment::row(kept, units(tileType(op.getOut()))));
@@ -275,6 +281,19 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
               }
           });
     });
+    p.run();
+    // Nobody else wants most of these in a layout of their own: then a lane's channels are neighbours.
+    for (tile::ContractOp op : toTokens) {
+      int count = units(tileType(op.getOut()));
+      Axis over = axis(op.getOver());
+      auto wanted = p.layouts.find(op.getOut());
+      bool free = wanted == p.layouts.end() || wanted->second == fragment::rowToStore(r, count);
+      Layout out = free ? fragment::rowToStore(r, count) : fragment::row(r, count);
+      p.assign(op.getB().front(), free ? fragment::weightToStore(over, count) : fragment::weight(over, count));
+      p.assign(op.getOut(), out);
+      p.assign(op.getAcc(), out);
+      p.run();
+    }
   }
 };
 } // namespace

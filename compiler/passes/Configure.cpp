@@ -109,15 +109,29 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       signalPassFailure();
   }
 
+  /// Latent operands as columns lie in shared memory where that leaves room for enough warps: those of fast bodies alone are worth it where 8 are left.
+  tile::ConfigAttr gpu(const Demand &d, flare::SweepOp sweep) {
+    auto warps = [](tile::ConfigAttr c) { return c.getHeads() * c.getWorkers() * c.getMinBlocks(); };
+    auto config = gpu(d, sweep, "shared");
+    if (!d.tokenRows || (parkedExactly(sweep, "shared") <= sharedForParking() * 3 / 4 && warps(config) >= 4))
+      return config;
+    config = gpu(d, sweep, "fast");
+    if (d.safe && parkedExactly(sweep, "fast") <= sharedForParking() * 7 / 8 && warps(config) >= 8)
+      return config;
+    return gpu(d, sweep, "none");
+  }
+
+  int64_t sharedForParking() { return gpuLimits(target)->sharedPerMultiprocessor - 8 * 1024 + (target == "sm_80" ? 4 * 1024 : 0); }
+
   /// Registers of a lane as ptxas was seen to need them for these kernels (tests/ptx holds the budgets): a fixed part, and so many
   /// for each block of 16 rows. From them follow the threads of a block and the blocks of an SM: 2 × 256 threads leave 128 registers,
   /// 3 × 128 leave 168, 2 × 128 leave 255.
-  tile::ConfigAttr gpu(const Demand &d, flare::SweepOp sweep) {
+  tile::ConfigAttr gpu(const Demand &d, flare::SweepOp sweep, StringRef park) {
     MLIRContext *ctx = &getContext();
     auto text = [&](StringRef s) { return StringAttr::get(ctx, s); };
     int64_t units = roundUp(d.channels, 8) / 8, latents = std::max<int64_t>(d.tokenRows ? 0 : 16, roundUp(d.latents, 16));
     GpuLimits limits = *gpuLimits(target);
-    int64_t shared = limits.sharedPerMultiprocessor - 8 * 1024 + (target == "sm_80" ? 4 * 1024 : 0);
+    int64_t shared = sharedForParking();
     int64_t tile = 64, heads, groups = 1, workers, workerRows, stages = 3, unroll = 0, fixed, perBlock;
     int64_t sharers = 1; // of the columns of the same rows
     // The three classes of registers.
@@ -126,18 +140,24 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       warps = registers <= few ? 8 : 4;
       minBlocks = registers <= few ? 2 : registers <= 160 ? 3 : 2;
     };
-    StringRef park = "shared";
     int64_t parked = 0; // bytes a head
     if (!d.tokenRows) {
       // Operands of scores (split in two, f32 ones as TF32), accumulators, sums and references.
       perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + (d.half ? 7 : 12) * d.attends + 2 * d.vectors;
+      // Of 64 channels it is exact: 32 latents fit 168 registers.
+      bool broad = d.half && !d.f16 && d.attends && units >= 8;
+      if (broad && units == 8)
+        perBlock = units * 6 + 7;
+      if (broad)
+        tile = 32;
       fixed = d.half ? 44 + (d.f16 ? 32 : 12) * (d.scoreTerms / 2 - 1) : 70 + 24 * (d.scoreTerms / 2 - 1);
       // Of bf16 128 registers hold 64 latents of up to 16 channels, and 16 warps that share them out are faster than 12 with more each (bench/LOG.md).
       bool narrow = d.half && units <= (d.f16 && d.attends ? 1 : 2) && d.scoreTerms <= 2;
       // Without sums to keep, of up to 32 channels, 64 latents a worker with 255 registers are faster than more workers with fewer.
       bool wide = d.half && !d.attends && units == 4;
       int64_t most = std::max<int64_t>(1, std::min<int64_t>(narrow ? d.attends || units > 1 ? 4 : 8 : wide ? 4 : 6, ((wide ? 240 : d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
-      int64_t needed = (latents / 16 + most - 1) / most; // workers over all
+      // Workers over all; in powers of two, which blocks and groups divide.
+      int64_t needed = llvm::PowerOf2Ceil((latents / 16 + most - 1) / most);
       workers = needed;
       while (workers > (narrow ? 8 : 4)) { // even shares: no worker without latents
         groups *= 2;
@@ -149,11 +169,14 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         --workers;
       while (groups > 1 && (groups - 1) * workers * workerRows >= latents)
         --groups;
-      classify(fixed + perBlock * workerRows / 16, narrow ? 140 : 104);
+      classify(fixed + perBlock * workerRows / 16, narrow ? 140 : broad ? 0 : 104);
       heads = std::max<int64_t>(1, warps / workers);
     } else {
-      workerRows = d.columnState || d.weights > 1 || units > 2 ? 16 : 32;
+      bool decode = d.weights == 1 && !d.columnState, bf16 = d.half && !d.f16;
+      workerRows = decode && (units <= 2 || (bf16 && units == 4 && (latents <= 128 || park == "none"))) ? 32 : 16;
       fixed = d.weights > 1 ? (d.half ? d.columnState ? 145 : 110 : 162) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
+      if (decode && bf16 && units == 8) // 16 warps of 128 registers are enough
+        fixed = 104;
       // Accumulators [m,d] of more than 256 · 8 elements are shared out, among as few workers as hold them: of 8 channels beside two blocks of rows, which
       // 128 · 8 each leave room for (schedules.md, "Large M").
       int64_t state = d.columnState * latents * units;
@@ -173,16 +196,22 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       int64_t blocks = std::max<int64_t>(1, latents / 16);
       unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= (d.f16 ? 2 : 8) ? 0 : blocks % 4 == 0 && (!d.f16 || units > 1) ? 4 : blocks % 2 == 0 ? 2 : 1;
       parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
-      heads = std::min(warps / sharers, d.weights == 1 && d.half ? warps : 4); // neighbouring heads' rows side by side: whole sectors
+      // Neighbouring heads' rows side by side: whole sectors.
+      heads = decode && units >= 8 ? 1 : std::min(warps / sharers, d.weights == 1 && d.half ? warps : 4);
       while (heads > 1 && heads * parked * minBlocks > shared * 3 / 4)
         heads /= 2;
       while (minBlocks > 1 && heads * parked * minBlocks > shared * 3 / 4)
         --minBlocks;
-      if (parked > shared * 3 / 4) // that was with two addends for each score
-        parked = parkedExactly(sweep);
-      if (parked > shared * 3 / 4) { // park = fast may be enough; not measured yet, so it is left to the tuner
-        park = "none";
-        parked = 0;
+      if (park != "shared" || parked > shared * 3 / 4) // that was with two addends for each score
+        parked = parkedExactly(sweep, park);
+      if (park != "shared") {
+        // What lies in global memory comes through the first-level cache, which one block's workers share well and those of several heads don't (bench/LOG.md).
+        heads = minBlocks = 1;
+        warps = 8;
+        if (park == "none" && d.weights > 1) {
+          workerRows = units == 2 && d.half ? 32 : 16;
+          unroll = 2 - blocks % 2; // what the next block reads is under way while this one is worked on
+        }
       }
       workers = warps / heads;
       tile = workers / sharers * workerRows;
@@ -203,7 +232,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       heads /= 2;
     auto config = [&] {
       if (!d.tokenRows && (units >= 4 || !d.attends))
-        unroll = std::min<int64_t>(2, tile / 16);
+        unroll = std::min<int64_t>(units == 4 && d.attends && d.half && !d.f16 ? 4 : 2, tile / 16);
       return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
                                    limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks, sharers);
     };
@@ -226,8 +255,6 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         heads /= 2;
       } else if (workers > sharers && d.tokenRows) {
         workers /= 2;
-      } else if (d.tokenRows && park == "shared") {
-        park = "none";
       } else {
         break;
       }
@@ -264,12 +291,12 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   }
 
   /// Bytes of parked latent operands, a head.
-  int64_t parkedExactly(flare::SweepOp sweep) {
+  int64_t parkedExactly(flare::SweepOp sweep, StringRef park) {
     auto bytes = [&](StringRef park) {
       auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
       return sharedBytes(tile::ConfigAttr::get(&getContext(), Index::n, 16, 1, 1, 1, 16, 2, 0, 1, text("add"), text("mufu"), text(park), 1, 1), sweep);
     };
-    return bytes("shared") - bytes("none");
+    return bytes(park) - bytes("none");
   }
 
   /// One thread. With latents as rows tiles of 64 tokens, with tokens as rows of 16, four of which a head takes before the next head's turn; eight columns

@@ -85,6 +85,8 @@ class Instructions(unittest.TestCase):
         out = self.unary("mad.lo.s32 %r3, %r2, -3, 5; shl.b32 %r3, %r3, 1; bfe.u32 %r4, %r3, 1, 3; add.s32 %r3, %r3, %r4;", [0, 1, 7], np.int32)
         expected = [(-3 * x + 5) * 2 for x in (0, 1, 7)]
         np.testing.assert_array_equal(out, [e + ((e & 0xFFFFFFFF) >> 1 & 7) for e in expected])
+        out = self.unary("bfe.s32 %r3, %r2, 3, 2;", [0, 8, 16, 24, -1], np.int32)
+        np.testing.assert_array_equal(out, [0, 1, -2, -1, -1])
 
     def test_shuffle_and_vote(self):
         body = "shfl.sync.bfly.b32 %r3, %r1, 5, 31, -1; st.global.b32 [%rd3], %r3;"

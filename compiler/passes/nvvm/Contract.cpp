@@ -31,13 +31,14 @@ Registers KernelLowering::mma16(Type half, ArrayRef<Value> a, ArrayRef<Value> bs
   return structElements(intrinsic(name, f32x4(), args), 4);
 }
 
-// cvt.rna.tf32 is four instructions, three of them at half rate. A matrix instruction ignores an operand's last 13 bits, so cutting bits off is free; a product with
-// 1 + 2^-11.5 before moves a number by half of what cutting takes away on average, which is rounding to within a fifth of an ulp, and keeps NaN and infinities.
+// cvt.rna.tf32 is four instructions, three of them at half rate. Here it is an addition to the bits and a mask, and not even that for what is left: a matrix instruction
+// ignores an operand's last 13 bits, and of the 12 bits that are left after rounding it drops one. A NaN whose bits the addition turns to 0 comes back by the rest.
 std::pair<Value, Value> KernelLowering::splitTf32(Value x, bool here) {
-  constexpr double halfUlp = 1 + 0x1.6ap-12;
   auto &known = tf32[x];
   if (!known.first) {
-    Value high = bitcast(i32(), fmul(x, cf(halfUlp)));
+    Value high = add(bitcast(i32(), x), 0x1000);
+    if (singleTf32)
+      return known = {high, {}};
     if (here) // as far as LLVM knows it does something, so that it stays in its loop
       high = LLVM::InlineAsmOp::create(b, loc, i32(), high, "and.b32 $0, $1, -8192;", "=r,r", /*has_side_effects=*/true, false,
                                        LLVM::tailcallkind::TailCallKind::None, LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT),
@@ -45,9 +46,7 @@ std::pair<Value, Value> KernelLowering::splitTf32(Value x, bool here) {
                  .getResult(0);
     else
       high = andBits(high, -8192);
-    known.first = high;
-    if (!singleTf32)
-      known.second = bitcast(i32(), fmul(Value(arith::SubFOp::create(b, loc, x, bitcast(f32(), high))), cf(halfUlp)));
+    known = {high, bitcast(i32(), Value(arith::SubFOp::create(b, loc, x, bitcast(f32(), high))))};
   }
   return known;
 }

@@ -213,8 +213,8 @@ struct KernelLowering : Emit {
 
   //-- Merges: workers take every workers-th split, then add up in order through shared memory
   Tensor partialAt(Value tensor, Value s, Value batchIndex);
-  /// The rows of a partial, batch already in the pointer.
-  Registers loadPartial(Value tensor, TileType type, Value s, Value batchIndex, Value row);
+  /// Rows of a partial, `row` and on, of `rows` that start at its row `first` (null: 0); split and batch already in the pointer.
+  Registers loadPartial(const Tensor &t, TileType type, Value row, int64_t rows, Value first = {});
   /// The workers' registers of this lane, through shared memory, combined in their order.
   Registers combined(const Registers &mine, llvm::function_ref<Registers(const Registers &, const Registers &)> combine);
   void emit(tile::MergeOp op);
@@ -276,6 +276,8 @@ struct KernelLowering : Emit {
   void emit(tile::ReadOp op);
   /// One block of 16 rows, first row `row` (i32).
   Registers readStage(const StageAt &s, tile::StageType stage, TileType type, Value row);
+  /// The same of 16-bit channels, `present` of which are there.
+  Registers readMatrices(const StageAt &s, const Layout &l, Value row, int64_t present);
 
   //-- Blocks of scores
   void emit(tile::PairsOp op);

@@ -106,8 +106,11 @@ void KernelLowering::emit(tile::StoreOp op) {
     mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, andBits(lane, copies), c32(0)));
   if (kernel.getKind() == "merge") // only one warp holds the result
     mine = both(mine, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, worker, c32(0)));
+  // Bytes of one store: what a row's address is known to be a multiple of. Latents' results have even strides (docs/artefact.md).
+  int64_t widest = op.getPartial() ? std::gcd<int64_t>(16, d * 4) : a == Axis::m ? 2 * bytesOf(e) : aligned ? rowAlignment(t.type) : bytesOf(e);
   for (auto &[rowOffset, values] : rows) {
     auto &list = values;
+    llvm::sort(list, llvm::less_first());
     auto storeRow = [&, rowOffset = rowOffset](Value valid) {
       if (mask && t.type.getTokens()) {
         Value there = isThere(add(add(add(first, laneRow), tileFirst), rowOffset), valid);
@@ -119,27 +122,24 @@ void KernelLowering::emit(tile::StoreOp op) {
         storeElement(e, list[0].second, p);
         return;
       }
-      for (size_t i = 0; i < list.size();) {
-        // Two neighbouring channels in one store where the alignment is known.
-        bool two = i + 1 < list.size() && list[i + 1].first == list[i].first + 1 && list[i].first % 2 == 0 && d % 2 == 0 && (aligned || op.getPartial());
-        auto write = [&, i] {
+      for (size_t i = 0, n; i < list.size(); i += n) {
+        n = 1; // neighbouring channels in one store
+        while (2 * n * bytesOf(e) <= widest && i + 2 * n <= list.size() && list[i].first % (2 * n) == 0 && d % (2 * n) == 0 &&
+               list[i + 2 * n - 1].first == list[i].first + int64_t(2 * n) - 1)
+          n *= 2;
+        auto write = [&, i, n] {
           Value q = offset(p, list[i].first * bytesOf(e));
-          if (!two) {
-            storeElement(e, list[i].second, q);
-          } else if (e.isF32()) {
-            Value v = LLVM::UndefOp::create(b, loc, VectorType::get(2, f32()));
-            v = LLVM::InsertElementOp::create(b, loc, v, list[i].second, c32(0));
-            v = LLVM::InsertElementOp::create(b, loc, v, list[i + 1].second, c32(1));
-            store(v, q, 8);
-          } else {
-            store(pack(e, list[i].second, list[i + 1].second), q, 4);
-          }
+          if (n == 1)
+            return storeElement(e, list[i].second, q);
+          Registers words;
+          for (size_t j = i; j < i + n; j += isHalf(e) ? 2 : 1)
+            words.push_back(isHalf(e) ? pack(e, list[j].second, list[j + 1].second) : list[j].second);
+          storeVector(words, q);
         };
         if (type.getD() > d)
           onlyIf(lt(add(laneChannel, list[i].first), c32(d)), write);
         else
           write();
-        i += two ? 2 : 1;
       }
     };
     Value valid = isOwner(isValid(c64(rowOffset)), rowOffset);

@@ -14,11 +14,22 @@ Tensor KernelLowering::partialAt(Value tensor, Value s, Value batchIndex) {
   return t;
 }
 
-Registers KernelLowering::loadPartial(Value tensor, TileType type, Value s, Value batchIndex, Value row) {
-  Tensor t = partialAt(tensor, s, batchIndex);
-  return loadRows(t, type, row, [&](Value r) {
-    return offset(t.pointer, mul(add(mul(head, t.strideH), mul(r, t.strideRow)), 4));
-  });
+Registers KernelLowering::loadPartial(const Tensor &t, TileType type, Value row, int64_t rows, Value first) {
+  auto address = [&](Value r) { return offset(t.pointer, mul(add(mul(head, t.strideH), mul(first ? add(r, first) : r, t.strideRow)), 4)); };
+  int64_t d = t.type.getChannels();
+  if (d == 0 || d % 4) {
+    Tensor limited = t;
+    limited.type = FlareTensorType::get(b.getContext(), false, rows, d, t.type.getElement());
+    return loadRows(limited, type, row, address);
+  }
+  // A latent a lane: 16 bytes at once, since no two lanes' are neighbours.
+  Value index = add(row, widen(laneCoordinate(layoutOf(type), Axis::m))), p = address(min(index, c64(rows - 1))), valid = lt(index, c64(rows)), zero = cf(0);
+  Registers r;
+  for (int64_t c = 0; c < d; c += 4)
+    for (Value x : loadVector(f32(), 4, offset(p, 4 * c)))
+      r.push_back(select(valid, x, zero));
+  r.append(layoutOf(type).registerCount() - d, zero);
+  return r;
 }
 
 Registers KernelLowering::combined(const Registers &mine, function_ref<Registers(const Registers &, const Registers &)> combine) {
@@ -68,9 +79,11 @@ void KernelLowering::emit(tile::MergeOp op) {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(loop.getBody());
     Value s = loop.getInductionVar();
-    Registers x = loadPartial(op.getOut(), outType, s, batch, at);
-    x.append(loadPartial(op.getSum(), sumType, s, batch, at));
-    x.append(loadPartial(op.getReference(), sumType, s, batch, at));
+    Registers x;
+    for (auto [partial, type] : {std::pair(op.getOut(), outType), std::pair(op.getSum(), sumType), std::pair(op.getReference(), sumType)}) {
+      Tensor t = partialAt(partial, s, batch);
+      x.append(loadPartial(t, type, at, t.rows()));
+    }
     scf::YieldOp::create(b, loc, merge(Registers(loop.getRegionIterArgs()), x));
   }
   Registers r = combined(Registers(loop.getResults()), merge);
@@ -113,14 +126,8 @@ void KernelLowering::emit(tile::MergeSumOp op) {
     Value i = loop.getInductionVar();
     Value copy = rem(i, copies), rest = div(i, copies);
     Value s = rem(rest, splits), bb = add(firstBatch, div(rest, splits));
-    Tensor p = partialAt(op.getPartial(), s, bb);
     // Rows beyond the last latent of this copy are never used: guard by the copy's own rows.
-    Tensor limited = p;
-    limited.type = FlareTensorType::get(b.getContext(), false, copyRows, p.type.getChannels(), p.type.getElement());
-    Registers x = loadRows(limited, type, at, [&](Value r) {
-      Value row = add(r, mul(copy, copyRows));
-      return offset(p.pointer, mul(add(mul(head, p.strideH), mul(row, p.strideRow)), 4));
-    });
+    Registers x = loadPartial(partialAt(op.getPartial(), s, bb), type, at, copyRows, mul(copy, copyRows));
     Registers next;
     for (int64_t j = 0; j < n; ++j)
       next.push_back(fadd(loop.getRegionIterArg(j), x[j]));

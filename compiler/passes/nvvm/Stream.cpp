@@ -396,9 +396,9 @@ void KernelLowering::emit(tile::BoundedOp op) {
   bool own = config.getRows() == Index::n;
   int64_t rows = own ? config.getWorkerRows() : config.getTile();
   Value firstRow = own ? mul(rowWorker, rows) : c32(0);
-  // Squares of bf16 may be added up in bf16, two channels at once: each addition is wrong by 2^-9 of the sum at most, for which the limit makes room.
-  int64_t additions = s.slot.slotBytes / 4 + 1;
-  bool coarse = e.isBF16() && additions <= 20;
+  // Squares of bf16 may be added up in bf16, two channels at once: each addition is wrong by 2^-9 of the sum at most, for which the limit makes room. So 32 channels at most.
+  int64_t perSum = std::min<int64_t>(64, s.slot.slotBytes);
+  bool coarse = e.isBF16();
   // max over this lane's rows of ‖k‖²
   Value worst = cf(0);
   for (int64_t first = 0; first < rows; first += 32) {
@@ -425,17 +425,18 @@ void KernelLowering::emit(tile::BoundedOp op) {
           sum = fadd(fmul(high, high), sum);
         }
       }
-    }
-    if (coarse) {
-      auto [low, high] = unpack(e, squares);
-      sum = fadd(low, high);
+      if (coarse && ((at + 16) % perSum == 0 || at + 16 == s.slot.slotBytes)) {
+        auto [low, high] = unpack(e, squares);
+        sum = fadd(fadd(low, high), sum);
+        squares = c32(0);
+      }
     }
     worst = maxNaN(worst, sum);
   }
   Value factor = number(op.getFactor());
   double limit = op.getLimit().convertToDouble();
   if (coarse)
-    limit *= 1 - additions / 512.0;
+    limit *= 1 - (perSum / 4 + 1) / 512.0;
   Value square = fmul(fmul(factor, factor), worst);
   // An ordered comparison: NaN answers no. 0·inf is NaN too.
   Value small = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, square, cf(limit * limit));
@@ -472,29 +473,55 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
   }
   int64_t present = s.slot.slotBytes / size; // channels, whole units of 8; beyond them only padding
   bool channelsFirst = l.registers[0] == Basis{Axis::d, 1};
-  if (!isHalf(e) || channelsFirst) {
-    Value base = offset(s.address, widen(add(mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes), mul(laneCoordinate(l, Axis::d), size))));
-    int64_t together = channelsFirst ? 2 : 1;
-    for (int64_t i = 0; i < count; i += together) {
-      Coordinates c = l.element(int(i), 0);
-      Value at = offset(base, c[Axis::n] * s.slot.rowBytes + c[Axis::d] * size);
-      if (c[Axis::d] >= present)
-        r.append(isHalf(e) ? Registers{c32(0)} : Registers(together, cf(0)));
-      else if (isHalf(e))
-        r.push_back(load(i32(), at, 4));
-      else if (channelsFirst)
-        r.append(loadVector(f32(), 2, at));
-      else
-        r.push_back(load(f32(), at, 4));
-    }
-    return r;
+  SmallVector<Basis> quads = channelsFirst ? SmallVector<Basis>{{Axis::d, 2}, {Axis::d, 4}, {Axis::n, 1}, {Axis::n, 2}, {Axis::n, 4}}
+                                           : SmallVector<Basis>{{Axis::n, 2}, {Axis::n, 4}, {Axis::d, 1}, {Axis::d, 2}, {Axis::d, 4}};
+  if (isHalf(e) && (!channelsFirst || llvm::equal(l.lanes, quads)))
+    return readMatrices(s, l, row, present);
+  Value base = offset(s.address, widen(add(mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes), mul(laneCoordinate(l, Axis::d), size))));
+  int64_t together = channelsFirst ? 2 : 1;
+  for (int64_t i = 0; i < count; i += together) {
+    Coordinates c = l.element(int(i), 0);
+    Value at = offset(base, c[Axis::n] * s.slot.rowBytes + c[Axis::d] * size);
+    if (c[Axis::d] >= present)
+      r.append(isHalf(e) ? 1 : together, isHalf(e) ? c32(0) : cf(0));
+    else if (isHalf(e))
+      r.push_back(load(i32(), at, 4));
+    else if (channelsFirst)
+      r.append(loadVector(f32(), 2, at));
+    else
+      r.push_back(load(f32(), at, 4));
   }
-  // 16-bit rows whose neighbours along n share a register: a transposing ldmatrix, 16 tokens × 8 channels at a time. Lane i gives the address of row i.
-  Value base = offset(s.address, widen(mul(add(row, andBits(lane, 15)), s.slot.rowBytes)));
-  Type two = LLVM::LLVMStructType::getLiteral(b.getContext(), {i32(), i32()});
-  for (int64_t d = 0; d < stage.getD(); d += 8)
-    r.append(d < present ? structElements(intrinsic("llvm.nvvm.ldmatrix.sync.aligned.m8n8.x2.trans.b16.p3", two, offset(base, d * size)), 2)
-                         : Registers(2, c32(0)));
+  return r;
+}
+
+// ldmatrix: up to four 8 × 8 matrices of 16-bit numbers at once, a register each, transposed where neighbours along n share a register. Lane i gives the address of row
+// i % 8 of matrix i / 8.
+Registers KernelLowering::readMatrices(const StageAt &s, const Layout &l, Value row, int64_t present) {
+  bool transposed = l.registers[0] != Basis{Axis::d, 1};
+  int64_t count = l.registerCount() / 2;
+  auto corner = [&](int64_t i) { return l.element(int(2 * i), 0); };
+  auto bytesTo = [&](int64_t i) { return corner(i)[Axis::n] * s.slot.rowBytes + corner(i)[Axis::d] * 2; };
+  auto isPresent = [&](int64_t i) { return corner(i)[Axis::d] < present; };
+  Value tileRow = mul(row, s.slot.rowBytes), laneRow = mul(andBits(lane, 7), s.slot.rowBytes);
+  Registers r;
+  for (int64_t first = 0, n; first < count; first += n) {
+    n = 1;
+    if (!isPresent(first)) {
+      r.push_back(c32(0));
+      continue;
+    }
+    while (n < 4 && first % (2 * n) == 0 && first + 2 * n <= count && llvm::all_of(llvm::seq(first, first + 2 * n), isPresent))
+      n *= 2;
+    Value lanePart = laneRow;
+    for (int64_t bit = 1; bit < n; bit *= 2) // register numbers are linear in their bits
+      lanePart = add(lanePart, mul(andBits(shr(lane, bit == 1 ? 3 : 4), 1), bytesTo(first + bit) - bytesTo(first)));
+    Value at = offset(offset(s.address, widen(add(tileRow, lanePart))), bytesTo(first));
+    std::string name = "llvm.nvvm.ldmatrix.sync.aligned.m8n8.x" + std::to_string(n) + (transposed ? ".trans" : "") + ".b16.p3";
+    if (n == 1)
+      r.push_back(intrinsic(name, i32(), at));
+    else
+      r.append(structElements(intrinsic(name, LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(n, i32())), at), int(n)));
+  }
   return r;
 }
 

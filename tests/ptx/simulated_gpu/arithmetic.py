@@ -147,8 +147,18 @@ def shift(threads, i, p, o):
 
 
 def extract_bits(threads, i, p, o):
-    field = lambda x, start, size: (x >> start) & ((np.uint32(1) << size) - np.uint32(1))
-    return threads.elementwise(o[0], "u32", o[1:], "u32", field)
+    """bfe.s32 repeats the field's highest bit."""
+    bits = int(p[-1][1:])
+    unsigned, signed = np.dtype(f"u{bits // 8}").type, np.dtype(f"i{bits // 8}").type
+
+    def run(x, start, size):
+        start, size = np.asarray(start, unsigned), np.asarray(size, unsigned)
+        high = np.asarray(x, unsigned) << (unsigned(bits) - start - size)
+        down = unsigned(bits) - size
+        return (high.view(signed) >> down.view(signed)).view(unsigned) if p[-1].startswith("s") else high >> down
+
+    write, reads = threads.writer(o[0], f"u{bits}"), [threads.reader(o[1], f"u{bits}"), *(threads.reader(e, "u32") for e in o[2:])]
+    return lambda at: write(at, run(*(read(at) for read in reads)))
 
 
 def special_unit(threads, i, p, o):
