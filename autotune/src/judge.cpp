@@ -43,14 +43,14 @@ Judge::Judge(DType dtype, int64_t heads, int64_t latents, int64_t channels)
   double big = 40 / std::sqrt(double(channels));
   for (auto [scale, ratio] : {std::pair(1.0, 1.3), std::pair(big, 1.5)}) {
     Check &check = checks.emplace_back();
-    check.data = randomData(dtype, heads, tokens, latents, channels,
-                            float(scale), 17);
+    check.data =
+        randomData(dtype, heads, tokens, latents, channels, float(scale), 17);
     check.truth = exact(check.data);
     check.ratio = ratio;
     Results yardstick = plain(check.data, dtype);
     for (const char *name : {"y", "z", "grad_q", "grad_k", "grad_v"}) {
-      check.yardstick[name] = difference(valuesOf(yardstick, name),
-                                         valuesOf(check.truth, name));
+      check.yardstick[name] =
+          difference(valuesOf(yardstick, name), valuesOf(check.truth, name));
       check.size[name] = rms(sizeOf(check.truth, name));
     }
   }
@@ -94,8 +94,7 @@ std::string Judge::compare(Check &check, const std::string &name, bool first) {
                                       : 0x1p-24;
   // GPU products of f32 are three of TF32; the yardstick's sums are plain f32.
   double floor = 2 * unit * check.size[name];
-  double bound =
-      std::max(check.ratio * other.rms + floor, 1.1 * heuristic.rms);
+  double bound = std::max(check.ratio * other.rms + floor, 1.1 * heuristic.rms);
   double most = std::max(2 * other.max + 4 * floor, 1.5 * heuristic.max);
   if (ours.rms <= bound && ours.max <= most)
     return "";

@@ -13,8 +13,8 @@ public:
   /// Makes the references, which takes a while.
   Judge(DType dtype, int64_t heads, int64_t latents, int64_t channels);
 
-  /// Puts what is needed on the bench. `heuristic`: the kernels of each sweep that
-  /// candidates are put among; what errors they have others may have too.
+  /// Puts what is needed on the bench. `heuristic`: the kernels of each sweep
+  /// that candidates are put among; what errors they have others may have too.
   void start(Bench &bench, std::vector<Trial> heuristic);
 
   /// Why these kernels in the places of some of the heuristic's cannot be used;

@@ -35,8 +35,8 @@ void Race::enter(size_t sweep, size_t candidate, Trial trial) {
 void Race::glance() {
   Runner &runner = runners.back();
   double least = time(runner, 1);
-  // The least of several: compilers are at work, and may keep a launch waiting. What
-  // runs for long does not mind, and takes more time than there is.
+  // The least of several: compilers are at work, and may keep a launch waiting.
+  // What runs for long does not mind, and takes more time than there is.
   int again = times[runner.sweep] > 1 ? 3 : 1;
   for (int i = 0; i < again && least < 3 * best[runner.sweep]; ++i)
     least = std::min(least, time(runner, std::max(1, times[runner.sweep] / 3)));
@@ -56,8 +56,9 @@ void Race::run(const std::function<bool()> &late,
                const std::function<void(int, size_t, size_t)> &say) {
   constexpr int rounds = 25;
   for (int round = 0; round < rounds && !(round >= 3 && late()); ++round) {
-    auto alive = size_t(std::count_if(runners.begin(), runners.end(),
-                                      [](const Runner &r) { return bool(r.trial); }));
+    auto alive =
+        size_t(std::count_if(runners.begin(), runners.end(),
+                             [](const Runner &r) { return bool(r.trial); }));
     size_t done = 0;
     // Forwards and backwards, so that a drift of the clock favours no one.
     for (size_t k = 0; k < runners.size(); ++k) {

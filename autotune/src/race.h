@@ -12,8 +12,8 @@ namespace flarec::autotune {
 
 class Race {
 public:
-  /// `cold`: caches hold other things before each run. What is found is written to
-  /// `sweeps`.
+  /// `cold`: caches hold other things before each run. What is found is written
+  /// to `sweeps`.
   Race(Bench &bench, TestBed &bed, std::vector<SweepResult> &sweeps, bool cold)
       : bench(bench), bed(bed), sweeps(sweeps), cold(cold),
         best(sweeps.size(), 1e9), times(sweeps.size(), 0) {}

@@ -13,7 +13,7 @@ using namespace flarec::autotune;
 
 namespace {
 
-using Choice = std::pair<std::string, std::string>; // field and value
+using Choice = std::pair<std::string, std::string>;    // field and value
 using Lists = std::vector<std::vector<Configuration>>; // of each sweep
 /// Of each sweep.
 struct Ranked {
@@ -85,10 +85,11 @@ private:
   }
 
   static bool usesAny(const Configuration &c, const std::set<Choice> &choices) {
-    return std::any_of(choices.begin(), choices.end(), [&](const Choice &choice) {
-      auto it = c.find(choice.first);
-      return it != c.end() && it->second == choice.second;
-    });
+    return std::any_of(choices.begin(), choices.end(),
+                       [&](const Choice &choice) {
+                         auto it = c.find(choice.first);
+                         return it != c.end() && it->second == choice.second;
+                       });
   }
 
   Candidate predicted(const SweepFacts &facts, const Counts &counts,
@@ -109,7 +110,8 @@ private:
         for (const std::string &value :
              knob.values(plain.sweeps[s], plain.sweeps[s].heuristic))
           if (knob.kind == Knob::Detail &&
-              autotune::field({{knob.field, value}}, knob.field.c_str(), -1) < 0) {
+              autotune::field({{knob.field, value}}, knob.field.c_str(), -1) <
+                  0) {
             choices[s].push_back({knob.field, value});
             proposals[s].push_back({{knob.field, value}});
           }
@@ -119,7 +121,8 @@ private:
       for (size_t i = 0; i < choices[s].size(); ++i) {
         const auto &[name, value] = choices[s][i];
         const Verdict &verdict = examined.verdicts[s][i];
-        bool same = name == "sums" && value != plain.sweeps[s].heuristic.at(name) &&
+        bool same = name == "sums" &&
+                    value != plain.sweeps[s].heuristic.at(name) &&
                     examined.counts[verdict.counts] ==
                         plain.counts[plain.own[s].counts];
         if (!verdict.why.empty() || same)

@@ -15,9 +15,7 @@ using Json = nlohmann::ordered_json;
 namespace {
 
 /// Six digits say it all, and make files that can be kept.
-double rounded(double value) {
-  return std::stod(fmt::format("{:.6g}", value));
-}
+double rounded(double value) { return std::stod(fmt::format("{:.6g}", value)); }
 
 Json toJson(const Configuration &configuration) {
   Json json = Json::object();

@@ -17,8 +17,7 @@ Trial::Trial(std::shared_ptr<const Artefact> artefact)
 }
 
 const Function &Trial::function() const {
-  return module->function(
-      module->artefact().manifest().functions.front().name);
+  return module->function(module->artefact().manifest().functions.front().name);
 }
 
 Trial Trial::launchedAs(const Configuration &configuration) const {

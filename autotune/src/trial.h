@@ -54,7 +54,8 @@ private:
   float scale;
   Buffer workspace; // of any trial, one at a time
   size_t workspaceBytes = 0;
-  std::map<std::pair<std::string, std::string>, Buffer> kept; // by function and tensor
+  std::map<std::pair<std::string, std::string>, Buffer>
+      kept; // by function and tensor
 };
 
 } // namespace flarec::autotune

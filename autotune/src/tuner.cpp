@@ -72,8 +72,7 @@ class Tuning {
 public:
   Tuning(const TuneOptions &options, bool measures)
       : options(options), host(options.target == "host") {
-    cudaDevice =
-        host || !CudaDriver::available() ? -1 : options.cudaDevice;
+    cudaDevice = host || !CudaDriver::available() ? -1 : options.cudaDevice;
     if (!host && measures) {
       if (!CudaDriver::available())
         throw Error(fmt::format("{} cannot be tuned here: {}", options.target,
@@ -93,10 +92,9 @@ public:
                        : host         ? 1 << 14
                                       : 1 << 20,
              .layout = Layout::TokensMajor};
-    processes =
-        options.processes
-            ? options.processes
-            : int(std::max(1u, std::thread::hardware_concurrency()));
+    processes = options.processes
+                    ? options.processes
+                    : int(std::max(1u, std::thread::hardware_concurrency()));
     if (host || cudaDevice >= 0)
       result.device = deviceOf(cudaDevice);
     result.machine = machineOf(options.target, cudaDevice);
@@ -155,7 +153,8 @@ private:
                           .threads = processes});
   }
 
-  //===--- Compilation ------------------------------------------------------===//
+  //===--- Compilation
+  //------------------------------------------------------===//
 
   /// One sweep's kernels, the others being the heuristic's.
   std::string requestFor(size_t s, const Configuration &configuration) const {
@@ -164,8 +163,7 @@ private:
     for (const SweepResult &sweep : result.sweeps)
       if (sweep.facts.function == facts.function)
         functions[facts.function].sweeps.push_back(
-            sweep.facts.index == facts.index ? configuration
-                                             : Configuration());
+            sweep.facts.index == facts.index ? configuration : Configuration());
     MixerDescription tuned = description;
     tuned.configuration = configurationText(functions);
     Json json = Json::parse(request(tuned));
@@ -187,8 +185,8 @@ private:
         if (i >= result.sweeps[s].candidates.size())
           continue;
         const Configuration &c = result.sweeps[s].candidates[i].configuration;
-        auto [it, isNew] = known[s].try_emplace(
-            kernelsOf(options.target, c), works.size());
+        auto [it, isNew] =
+            known[s].try_emplace(kernelsOf(options.target, c), works.size());
         if (isNew) {
           works.push_back({s, {}});
           all.push_back({requestFor(s, c),
@@ -239,7 +237,8 @@ private:
     }
     for (SweepResult &sweep : result.sweeps)
       for (size_t i = 1; i < sweep.candidates.size(); ++i)
-        if (sweep.candidates[i].fate.empty() && !entered.count(&sweep.candidates[i]))
+        if (sweep.candidates[i].fate.empty() &&
+            !entered.count(&sweep.candidates[i]))
           sweep.candidates[i].fate = "no time to compile it";
   }
 
@@ -298,8 +297,8 @@ private:
       race->glance();
   }
 
-  /// What the assembler says of a sweep's kernel. Spills cost loads and stores in
-  /// the innermost loop.
+  /// What the assembler says of a sweep's kernel. Spills cost loads and stores
+  /// in the innermost loop.
   void lint(Outcome &outcome) {
     if (outcome.assembly.empty())
       return;
@@ -326,7 +325,8 @@ private:
       }
   }
 
-  //===--- Measurement ------------------------------------------------------===//
+  //===--- Measurement
+  //------------------------------------------------------===//
 
   /// Small shapes find the caches cold in training, since other layers run
   /// between.
@@ -367,8 +367,8 @@ private:
     std::time_t now = std::time(nullptr);
     std::strftime(date, sizeof(date), "%Y-%m-%d", std::gmtime(&now));
     result.entry.date = date;
-    result.entry.clock = int(median(std::vector<double>(
-        race->clocks().begin(), race->clocks().end())));
+    result.entry.clock = int(median(
+        std::vector<double>(race->clocks().begin(), race->clocks().end())));
     say("before and after", 1, 1, since);
   }
 
@@ -412,7 +412,7 @@ private:
   Clock::time_point start = Clock::now();
   Scratch scratch;
   TuneResult result;
-  std::vector<Work> works;      // by job
+  std::vector<Work> works; // by job
   std::set<const Candidate *> entered;
   std::unique_ptr<Bench> bench; // before what lies on it
   std::optional<Judge> judge;

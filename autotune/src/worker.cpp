@@ -77,7 +77,8 @@ Json work(const Json &job) {
     int status = flarec_compile(request.c_str(), &bytes, &size, &message);
     Owned ownBytes(bytes, flarec_free), ownMessage(message, flarec_free);
     if (status != 0)
-      throw Error(message ? message : "the compiler does not say why it failed");
+      throw Error(message ? message
+                          : "the compiler does not say why it failed");
     Artefact artefact = Artefact::parse({bytes, size});
     Json assembly = Json::array();
     if (!target.empty())
@@ -105,7 +106,8 @@ int autotune::compileWorker() {
     Json job = Json::parse(line, nullptr, false);
     std::string answer =
         (job.is_object() ? work(job) : Json{{"failure", "no job"}})
-            .dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+            .dump(-1, ' ', false, Json::error_handler_t::replace) +
+        "\n";
     std::string_view rest = answer;
     while (!rest.empty()) {
       ssize_t n = write(answers, rest.data(), rest.size());

@@ -37,8 +37,8 @@ public:
   explicit Child(const std::string &program) {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-      throw Error(fmt::format("cannot start compilations: {}",
-                              std::strerror(errno)));
+      throw Error(
+          fmt::format("cannot start compilations: {}", std::strerror(errno)));
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], 0);
@@ -143,13 +143,16 @@ void autotune::compileAll(const std::string &program, int processes,
       if (children[i] && children[i]->job) {
         waits.push_back({children[i]->socket, POLLIN, 0});
         whose.push_back(i);
-        patience = std::min(patience, timeout - secondsSince(children[i]->start));
+        patience =
+            std::min(patience, timeout - secondsSince(children[i]->start));
       }
     poll(waits.data(), waits.size(), int(std::max(0.0, patience) * 1000) + 1);
     for (size_t w = 0; w < waits.size() && goOn; ++w) {
       auto &child = children[whose[w]];
-      Outcome outcome{.job = *child->job, .failure = {},
-                      .seconds = secondsSince(child->start), .assembly = {}};
+      Outcome outcome{.job = *child->job,
+                      .failure = {},
+                      .seconds = secondsSince(child->start),
+                      .assembly = {}};
       bool complete = false;
       if (waits[w].revents) {
         std::string line;
