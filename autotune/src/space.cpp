@@ -51,17 +51,13 @@ int64_t threads() {
 // refused by the compiler and cost next to nothing here.
 const std::vector<Knob> gpu = {
     {"heads", Knob::Structure,
-     [](Facts, Chosen) {
-       return numbers({1, 2, 4, 8, 16});
-     }},
+     [](Facts, Chosen) { return numbers({1, 2, 4, 8, 16}); }},
     {"row_groups", Knob::Structure,
      [](Facts, Chosen c) {
        return latentRows(c) ? numbers({1, 2, 4, 8, 16}) : numbers({1});
      }},
     {"workers", Knob::Structure,
-     [](Facts, Chosen) {
-       return numbers({1, 2, 3, 4, 6, 8, 12});
-     }},
+     [](Facts, Chosen) { return numbers({1, 2, 3, 4, 6, 8, 12}); }},
     {"worker_rows", Knob::Structure,
      [](Facts f, Chosen c) {
        return latentRows(c) ? numbers({rowsOf(f, c)}) : numbers({16, 32});
@@ -78,30 +74,22 @@ const std::vector<Knob> gpu = {
      [](Facts, Chosen c) {
        return latentRows(c)
                   ? numbers({32, 64, 128})
-                  : numbers(
-                        {field(c, "workers") /
-                         std::max<int64_t>(1, field(c, "column_workers", 1)) *
-                         field(c, "worker_rows")});
+                  : numbers({field(c, "workers") /
+                             std::max<int64_t>(1, field(c, "column_workers", 1)) *
+                             field(c, "worker_rows")});
      }},
     {"min_blocks", Knob::Structure,
-     [](Facts, Chosen) {
-       return numbers({1, 2, 3, 4});
-     }},
-    {"stages", Knob::Structure,
-     [](Facts, Chosen) {
-       return numbers({2, 3, 4});
-     }},
+     [](Facts, Chosen) { return numbers({1, 2, 3, 4}); }},
+    {"stages", Knob::Structure, [](Facts, Chosen) { return numbers({2, 3, 4}); }},
     {"park", Knob::Structure,
      [](Facts, Chosen c) {
-       return latentRows(c) ? Values{"shared"}
-                            : Values{"shared", "fast", "none"};
+       return latentRows(c) ? Values{"shared"} : Values{"shared", "fast", "none"};
      }},
-    // Where the model sees no difference the first is tried first: four blocks
-    // of columns at once keep the pipes busy; more take longer to compile.
+    // Where the model sees no difference the first is tried first: four blocks of
+    // columns at once keep the pipes busy; more take longer to compile.
     {"unroll", Knob::Detail,
      [](Facts f, Chosen c) {
-       int64_t columns =
-           ceilDiv(latentRows(c) ? field(c, "tile") : f.latents, 16);
+       int64_t columns = ceilDiv(latentRows(c) ? field(c, "tile") : f.latents, 16);
        Values values;
        for (int64_t once : {4, 2, 8, 1})
          if (once < columns)
@@ -109,22 +97,17 @@ const std::vector<Knob> gpu = {
        values.push_back("0");
        return values;
      }},
-    {"sums", Knob::Detail,
-     [](Facts, Chosen) {
-       return Values{"mma", "add"};
-     }},
+    {"sums", Knob::Detail, [](Facts, Chosen) { return Values{"mma", "add"}; }},
     {"exp", Knob::Detail,
      [](Facts, Chosen) {
        return Values{"mufu",   "poly3:3", "poly3:4", "poly3:5", "poly3:6",
                      "bits:5", "bits:6",  "bits:7",  "bits:8",  "bits:9"};
      }},
-    // Whole rounds of the multiprocessors, of which the heuristic knows the
-    // number.
+    // Whole rounds of the multiprocessors, of which the heuristic knows the number.
     {"blocks", Knob::Launch,
      [](Facts f, Chosen c) {
        int64_t processors = std::max<int64_t>(
-           1, field(f.heuristic, "blocks") /
-                  std::max<int64_t>(1, field(f.heuristic, "min_blocks", 1)));
+           1, field(f.heuristic, "blocks") / std::max<int64_t>(1, field(f.heuristic, "min_blocks", 1)));
        int64_t once = processors * field(c, "min_blocks", 1);
        return numbers({once, 2 * once, 3 * once, 4 * once});
      }},
@@ -132,9 +115,7 @@ const std::vector<Knob> gpu = {
 
 const std::vector<Knob> host = {
     {"heads", Knob::Structure,
-     [](Facts, Chosen) {
-       return numbers({1, 2, 4, 8, 16});
-     }},
+     [](Facts, Chosen) { return numbers({1, 2, 4, 8, 16}); }},
     {"row_groups", Knob::Structure,
      [](Facts, Chosen c) {
        return latentRows(c) ? numbers({1, 2, 4}) : numbers({1});
@@ -152,14 +133,12 @@ const std::vector<Knob> host = {
        return latentRows(c) ? numbers({1, 2}) : numbers({1, 2, 4, 8, 16});
      }},
     {"unroll", Knob::Structure,
-     [](Facts, Chosen) {
-       return numbers({1, 2, 4, 8, 16});
-     }},
+     [](Facts, Chosen) { return numbers({1, 2, 4, 8, 16}); }},
     {"exp", Knob::Detail, [](Facts, Chosen) { return Values{"poly5"}; }},
     {"blocks", Knob::Launch,
      [](Facts, Chosen) {
-       return numbers(
-           {threads(), 2 * threads(), 4 * threads(), 16 * threads(), 64, 128});
+       return numbers({threads(), 2 * threads(), 4 * threads(), 16 * threads(), 64,
+                       128});
      }},
 };
 
