@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -87,6 +88,22 @@ TEST_F(Workers, MakeOneSweepsKernels) {
         EXPECT_TRUE(kernel.variants.empty()) << "aligned rows alone";
     }
   }
+}
+
+TEST_F(Workers, WhatParksASweepsLatentsComesBeforeIt) {
+  std::vector<Job> jobs = {job(0, "{mixer_forward = [{}, {park = \"none\"}]}", "sm_90a")};
+  auto json = nlohmann::json::parse(jobs[0].request);
+  json["only"] = "mixer_forward:1";
+  jobs[0].request = json.dump();
+  ASSERT_EQ(run(FLAREC, jobs)[0], "");
+  Artefact artefact = Artefact::read(jobs[0].output);
+  const FunctionSpec &function = artefact.manifest().functions.at(0);
+  ASSERT_EQ(function.kernels.size(), 2u);
+  EXPECT_THAT(function.kernels[0].symbol, HasSubstr("_park_"));
+  EXPECT_EQ(function.kernels[0].grid, Grid::Latents);
+  EXPECT_EQ(function.kernels[1].grid, Grid::Sweep);
+  // What TestBed takes for a sweep's own.
+  EXPECT_TRUE(std::any_of(function.tensors.begin(), function.tensors.end(), [](const TensorSpec &t) { return t.name.starts_with("park_") && t.sweep < 0; }));
 }
 
 TEST_F(Workers, GoOnWhileOutcomesAreLookedAt) {
