@@ -40,12 +40,14 @@ public:
   void read(void *to, const void *from, size_t bytes) override {
     std::memcpy(to, from, bytes);
   }
+  void copy(void *to, const void *from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+  }
   void launch(const Function &function, const Sizes &sizes,
               const std::vector<TensorRef> &tensors, float scale,
-              void *workspace, KernelRange kernels) override {
+              void *workspace) override {
     static const ParallelFor threads = defaultParallelFor();
-    function.launchHost(sizes, tensors, std::span(&scale, 1), workspace, threads,
-                        kernels);
+    function.launchHost(sizes, tensors, std::span(&scale, 1), workspace, threads);
   }
   void wait() override {}
   double time(const std::function<void()> &body, int times, bool) override {
@@ -128,10 +130,15 @@ public:
     DeviceGuard guard(device);
     driver.check(driver.memcpyDtoH(to, reinterpret_cast<cuda::DevicePointer>(from), bytes), "copy from the device");
   }
+  void copy(void *to, const void *from, size_t bytes) override {
+    DeviceGuard guard(device);
+    driver.check(driver.memcpyDtoDAsync(reinterpret_cast<cuda::DevicePointer>(to), reinterpret_cast<cuda::DevicePointer>(from), bytes, nullptr),
+                 "copy within the device");
+  }
   void launch(const Function &function, const Sizes &sizes,
               const std::vector<TensorRef> &tensors, float scale,
-              void *workspace, KernelRange kernels) override {
-    function.launch(sizes, tensors, std::span(&scale, 1), workspace, {.device = device, .stream = nullptr}, kernels);
+              void *workspace) override {
+    function.launch(sizes, tensors, std::span(&scale, 1), workspace, {.device = device, .stream = nullptr});
   }
   void wait() override {
     DeviceGuard guard(device);
@@ -205,7 +212,6 @@ void Tensors::add(const std::string &name, bool tokens, int64_t columns,
                   DType type, const std::vector<float> *values) {
   Tensor tensor;
   tensor.tokens = tokens;
-  tensor.result = !values;
   tensor.rows = tokens ? callSizes.tokens : latents;
   tensor.columns = columns;
   tensor.type = type;
@@ -272,10 +278,10 @@ std::vector<double> Tensors::values(const std::string &name) {
   return values;
 }
 
-void Tensors::forget() {
-  for (auto &[name, tensor] : all)
-    if (tensor.result) {
-      std::vector<char> bytes(tensor.bytes, char(0xff));
-      bench.write(tensor.memory.get(), bytes.data(), bytes.size());
-    }
+void Tensors::forget(const std::vector<std::string> &names) {
+  for (const std::string &name : names) {
+    Tensor &tensor = all.at(name);
+    std::vector<char> bytes(tensor.bytes, char(0xff));
+    bench.write(tensor.memory.get(), bytes.data(), bytes.size());
+  }
 }

@@ -20,9 +20,11 @@ public:
   virtual void free(void *memory) = 0;
   virtual void write(void *to, const void *from, size_t bytes) = 0;
   virtual void read(void *to, const void *from, size_t bytes) = 0;
+  /// From one place of the bench to another, after what was launched before.
+  virtual void copy(void *to, const void *from, size_t bytes) = 0;
   virtual void launch(const Function &function, const Sizes &sizes,
                       const std::vector<TensorRef> &tensors, float scale,
-                      void *workspace, KernelRange kernels) = 0;
+                      void *workspace) = 0;
   virtual void wait() = 0;
   /// Seconds of `times` calls of a body that launches. `cold`: the caches hold
   /// other things first; then times is 1.
@@ -71,15 +73,15 @@ public:
   std::vector<TensorRef> of(const FunctionSpec &function);
   /// [heads][rows][columns] as numbers.
   std::vector<double> values(const std::string &name);
-  /// Every result becomes NaN.
-  void forget();
+  /// These results become NaN.
+  void forget(const std::vector<std::string> &names);
 
   const Sizes &sizes() const { return callSizes; }
 
 private:
   struct Tensor {
     Buffer memory;
-    bool tokens = false, result = false;
+    bool tokens = false;
     int64_t rows = 0, columns = 0;
     DType type = DType::F32;
     size_t bytes = 0;

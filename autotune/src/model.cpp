@@ -63,6 +63,20 @@ constexpr std::array strategies = {
     Strategy{"bits", 4.6, true},
 };
 
+/// Registers of a lane, fitted to what ptxas makes of 450 candidates of nine
+/// mixers, of which it tells 90 % of those that spill from those that don't: one
+/// held all through is accompanied by others; several columns at once, all of
+/// them, and accumulators over latents beside those over tokens take more.
+struct Registers {
+  double base, held, several, all, joint;
+};
+const Registers &registersOf(DType dtype) {
+  static constexpr Registers bf16 = {32, 1.42, 14, 6, 35},
+                             f16 = {47, 0.96, 32, 50, 38},
+                             f32 = {21, 3.5, 21, 47, 0};
+  return dtype == DType::F32 ? f32 : dtype == DType::F16 ? f16 : bf16;
+}
+
 /// Cycles of a quarter of a multiprocessor, the two things that overlap.
 struct Cycles {
   double mufu = 0, slots = 0;
@@ -95,6 +109,7 @@ Cycles cyclesOf(const Works &w, const Configuration &c) {
   // A lane's loads of 16 bytes, and addresses; the pipe of shared memory gives
   // a quarter 32 bytes a cycle.
   cycles.slots += of(w, "shared") / 512 * 3;
+  cycles.slots += of(w, "parked") / 512 * 4; // addresses of 64 bits
   return cycles;
 }
 
@@ -120,13 +135,17 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
   warp.slots += 400; // prologue: addresses, first loads
   warp.add(tileCycles, tilesOfBlock);
 
-  // Registers: what is held all through, what a block of pairs has under way,
-  // addresses. Over the limit they spill, which nothing here can price.
+  // Over the limit registers spill, which nothing here can price.
   double threads = 32 * heads * workers;
   double limit = std::min(255.0, std::floor(65536 / (threads * resident) / 8) * 8);
   Prediction p;
-  int64_t columns = field(c, "unroll");
-  p.registers = counts.held / 4 / 32 + 40 + (columns == 1 ? 8 : 20);
+  int64_t columns = field(c, "unroll"); // at once; 0: all
+  const Registers &r = registersOf(shape.dtype);
+  bool tokenRows = c.at("rows") == "n", joint = tokenRows && counts.partial > 0;
+  p.registers = r.base + r.held * counts.held / 4 / 32 +
+                (columns == 1 ? 0 : r.several) +
+                (columns == 0 && tokenRows && !joint ? r.all : 0) +
+                (joint ? r.joint : 0);
   double spill = std::max(0.0, p.registers - limit);
   double spills = 1 + 0.02 * spill;
 
@@ -151,9 +170,20 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
   p.bytes = tensors * (facts.read * groups + facts.written) + latentBytes;
   double partial = counts.partial * splits * double(shape.heads);
   p.bytes += 2 * partial;
-  // Rows of a few heads fetch whole sectors of 32 bytes.
   double memory = p.bytes / machine.bandwidth;
+  // Parked latents come through the first cache, and where they don't stay there
+  // from the second, which gives twice what memory does. Workers of a head are
+  // near one another, so that two of them need it once.
+  double parked = of(counts.pairs, "parked") * counts.pairsOfTile * tilesOfBlock *
+                  blocks * heads * workers;
+  double parkedTime = parked / (64 * machine.processors * machine.clock);
+  constexpr double firstCache = 128 << 10; // what shared memory leaves of it
+  double keptParked = of(counts.pairs, "parked") / 16 * double(facts.latents) * heads * resident;
+  if (keptParked > firstCache)
+    parkedTime = std::max(parkedTime, parked / std::min(workers, 2.0) / (2 * machine.bandwidth));
   double launches = machine.launch * (counts.merged ? 2 : 1);
+  if (of(counts.pairs, "parked") > 0)
+    launches += machine.launch; // of who parks
   // Merges read all partial results with few blocks.
   double merge = counts.merged ? partial / (0.4 * machine.bandwidth) : 0;
   p.scores = tensors * double(facts.latents);
@@ -161,7 +191,9 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
              {"issue slots", slots},
              {"memory", memory},
              {"launches", launches + merge}};
-  p.seconds = std::max(compute, memory) + launches + merge;
+  if (parked > 0)
+    p.parts["parked"] = parkedTime;
+  p.seconds = std::max({compute, memory, parkedTime}) + launches + merge;
   return p;
 }
 

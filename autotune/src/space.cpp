@@ -85,8 +85,18 @@ const std::vector<Knob> gpu = {
      [](Facts, Chosen c) {
        return latentRows(c) ? Values{"shared"} : Values{"shared", "fast", "none"};
      }},
+    // Where the model sees no difference the first is tried first: four blocks of
+    // columns at once keep the pipes busy; more take longer to compile.
     {"unroll", Knob::Detail,
-     [](Facts, Chosen) { return numbers({0, 1, 2, 4}); }},
+     [](Facts f, Chosen c) {
+       int64_t columns = ceilDiv(latentRows(c) ? field(c, "tile") : f.latents, 16);
+       Values values;
+       for (int64_t once : {4, 2, 8, 1})
+         if (once < columns)
+           values.push_back(std::to_string(once));
+       values.push_back("0");
+       return values;
+     }},
     {"sums", Knob::Detail, [](Facts, Chosen) { return Values{"mma", "add"}; }},
     {"exp", Knob::Detail,
      [](Facts, Chosen) {
@@ -94,7 +104,7 @@ const std::vector<Knob> gpu = {
                      "bits:5", "bits:6",  "bits:7",  "bits:8",  "bits:9"};
      }},
     // Whole rounds of the multiprocessors, of which the heuristic knows the number.
-    {"blocks", Knob::Detail,
+    {"blocks", Knob::Launch,
      [](Facts f, Chosen c) {
        int64_t processors = std::max<int64_t>(
            1, field(f.heuristic, "blocks") / std::max<int64_t>(1, field(f.heuristic, "min_blocks", 1)));
@@ -125,7 +135,7 @@ const std::vector<Knob> host = {
     {"unroll", Knob::Structure,
      [](Facts, Chosen) { return numbers({1, 2, 4, 8, 16}); }},
     {"exp", Knob::Detail, [](Facts, Chosen) { return Values{"poly5"}; }},
-    {"blocks", Knob::Detail,
+    {"blocks", Knob::Launch,
      [](Facts, Chosen) {
        return numbers({threads(), 2 * threads(), 4 * threads(), 16 * threads(), 64,
                        128});
@@ -161,4 +171,12 @@ std::vector<Configuration> autotune::combinations(const std::string &target,
     if (seen.insert(configuration).second)
       all.push_back(std::move(configuration));
   return all;
+}
+
+Configuration autotune::kernelsOf(const std::string &target,
+                                  Configuration configuration) {
+  for (const Knob &knob : space(target))
+    if (knob.kind == Knob::Launch)
+      configuration.erase(knob.field);
+  return configuration;
 }

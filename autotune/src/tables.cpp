@@ -365,7 +365,14 @@ Database::Database(const fs::path &directory, bool withShipped) {
   if (!withShipped)
     return;
   for (const ShippedTable &shipped : shippedTables())
-    all.push_back(Table::parse(std::string(shipped.json)));
+    try {
+      all.push_back(Table::parse(std::string(shipped.json)));
+    } catch (const Error &error) {
+      report(std::string(shipped.file),
+             fmt::format("the table {} that flarec was built with is not used: "
+                         "{}",
+                         shipped.file, error.what()));
+    }
 }
 
 fs::path Database::defaultDirectory() {

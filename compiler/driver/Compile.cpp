@@ -85,6 +85,7 @@ struct Request {
   /// `key` is the hash of the request without the fields that only show or put in (docs/artefact.md, section 4).
   std::string key, source, sourceName, target, config, isa, precision, emit, dump, fromStage;
   std::string wanted; // names of arguments, separated by commas
+  std::string only; // kernels of one sweep: function:number
   bool mixer = false, time = false, report = false;
   std::optional<llvm::json::Object> examine; // candidates by function and sweep
 
@@ -154,6 +155,7 @@ struct Request {
     r.precision = string(*o, "precision");
     if (r.sourceName.empty())
       r.sourceName = "source";
+    r.only = string(*o, "only");
     r.time = flag(*o, "time");
     r.report = flag(*o, "report");
     if (auto *value = o->get("examine")) {
@@ -164,6 +166,9 @@ struct Request {
     }
     if (!fault.empty())
       return error(fault);
+    // It becomes part of a pipeline's text.
+    if (!llvm::all_of(r.only, [](char c) { return llvm::isAlnum(c) || StringRef("_.:").contains(c); }))
+      return error("only '" + r.only + "' is not supported; name a sweep as function:number, such as mixer_forward:0");
     if (!llvm::is_contained({"", "baseline", "avx2", "avx512"}, r.isa))
       return error("unknown isa '" + r.isa + "'; use baseline, avx2 or avx512, or leave it out for all of them");
     if (!isTarget(r.target))
@@ -273,7 +278,7 @@ struct Compiler {
 
   llvm::Expected<std::string> run() {
     registerPasses();
-    PipelineOptions options{request.target, request.mixer || !request.wanted.empty(), request.wanted, request.precision};
+    PipelineOptions options{request.target, request.mixer || !request.wanted.empty(), request.wanted, request.precision, request.only};
     std::vector<Stage> stages = pipeline(options);
     std::vector<std::string> names = stageNames(stages, request.target);
     if (!request.emit.empty() && !llvm::is_contained(names, request.emit))
@@ -594,7 +599,7 @@ const char *flarec_version(void) { return flarecVersion(); }
 char *flarec_stages(const char *target, const char *gradients) {
   if (!isTarget(target))
     return nullptr;
-  std::vector<Stage> stages = pipeline({target, gradients != nullptr, gradients ? gradients : "", ""});
+  std::vector<Stage> stages = pipeline({target, gradients != nullptr, gradients ? gradients : "", "", ""});
   std::vector<std::string> names = Compiler::stageNames(stages, target);
   std::string text;
   for (size_t i = 0; i < names.size(); ++i)

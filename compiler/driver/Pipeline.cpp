@@ -8,7 +8,8 @@ std::vector<Stage> flarec::pipeline(const PipelineOptions &o) {
   bool host = o.target == "host";
   std::string flare = o.differentiate ? "flare-differentiate{wanted=" + o.wanted + "}," : "";
   std::string precision = o.precision.empty() ? "" : " precision=" + o.precision;
-  std::string lower = host ? "tile-to-host" : "tile-to-nvvm{target=" + o.target + precision + "}";
+  std::string only = o.only.empty() ? "" : "only=" + o.only;
+  std::string lower = host ? "tile-to-host" + (only.empty() ? "" : "{" + only + "}") : "tile-to-nvvm{target=" + o.target + precision + (only.empty() ? "" : " " + only) + "}";
   return {
       {"flare", flare + "flare-expand,flare-to-base-2,flare-simplify"},
       // f32 exponentials are exact enough to be shared on the host, not on a GPU.

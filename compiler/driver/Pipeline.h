@@ -15,6 +15,7 @@ struct PipelineOptions {
   bool differentiate = false;
   std::string wanted; // names of arguments, separated by commas
   std::string precision; // of f32 products on a GPU: "tf32", or empty for f32's
+  std::string only; // kernels of one sweep, "function:number"; empty for all
 };
 
 /// The stages that are MLIR. What follows (llvm, then ptx or asm) is LLVM's.

@@ -11,7 +11,7 @@ using tile::TileType;
 
 StringRef flarec::nameOf(Work w) {
   static constexpr const char *names[numWorks] = {"exponential", "elementwise", "pack", "special",   "mma16", "mma8",
-                                                  "mma_wide",    "transpose",   "fma",  "shared", "memory"};
+                                                  "mma_wide",    "transpose",   "fma",  "shared", "parked", "memory"};
   return names[size_t(w)];
 }
 
@@ -130,6 +130,8 @@ struct Counter {
       } else if (auto p = dyn_cast<tile::PairsOp>(o)) {
         pairs(p);
       } else if (auto s = dyn_cast<tile::StashOp>(o)) {
+        if (s.getMemory())
+          continue; // a kernel of its own computes it, once
         // The workers of a block share it out.
         walk(s.getRegion().front(), w, rows, times * double(s.getLatents()) / tile::blockSize / double(workers));
       } else {
@@ -159,7 +161,8 @@ struct Counter {
           see(s.getN(), 0);
         else if (auto s = dyn_cast<tile::StashType>(value.getType()))
           see(0, s.getM());
-        counts.pairs[size_t(Work::Shared)] += bytes(argument.getType());
+        auto stash = value.getDefiningOp<tile::StashOp>();
+        counts.pairs[size_t(stash && stash.getMemory() ? Work::Parked : Work::Shared)] += bytes(argument.getType());
       }
     }
     for (Value v : p.getInits()) {

@@ -20,9 +20,10 @@ enum class Work {
   Transpose,   ///< 8 × 8 blocks turned, 16-bit
   Fma,         ///< multiply-adds of contractions and sums, where there is no matrix instruction
   Shared,      ///< bytes read from stages and stashes
+  Parked,      ///< bytes read of latent operands that lie in global memory
   Memory,      ///< bytes to and from global memory beside the stream
 };
-constexpr size_t numWorks = 11;
+constexpr size_t numWorks = 12;
 llvm::StringRef nameOf(Work);
 
 using Works = std::array<double, numWorks>;

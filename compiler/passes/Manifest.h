@@ -37,6 +37,12 @@ public:
     kernels = {};
   }
 
+  /// A sweep's kernel, which may be one that is not made itself: the others take as many numbers of splits.
+  void addSweep(tile::KernelOp kernel) {
+    auto c = kernel.getConfigAttr();
+    sweeps.push_back(llvm::json::Object{{"tile", c.getTile()}, {"heads", c.getHeads()}, {"row_groups", c.getRowGroups()}, {"blocks", c.getBlocks()}});
+  }
+
   /// `any`: the kernel's form for rows of any alignment, if it has one.
   void addKernel(tile::ProgramOp program, tile::KernelOp kernel, const std::string &symbol, int64_t threads, int64_t shared, const std::string &any,
                  int64_t blocksPerHead) {
@@ -44,8 +50,7 @@ public:
     json::Object k{{"symbol", symbol}, {"threads", threads}, {"shared", shared}, {"code", 0}, {"sweep", kernel.getSweep()}};
     json::Array variants;
     if (kernel.getKind() == "sweep") {
-      auto c = kernel.getConfigAttr();
-      sweeps.push_back(json::Object{{"tile", c.getTile()}, {"heads", c.getHeads()}, {"row_groups", c.getRowGroups()}, {"blocks", c.getBlocks()}});
+      addSweep(kernel);
       k["grid"] = "sweep";
       if (!any.empty()) {
         json::Array tensors;

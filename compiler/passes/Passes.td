@@ -127,7 +127,8 @@ def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
     class (`_any`: rows of any alignment) and described in the module's `flarec.manifest`.
   }];
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "sm_80, sm_90a or sm_100a">,
-                 Option<"precision", "precision", "std::string", "\"\"", "of products of f32: empty for f32's own, from three TF32 products; tf32 for a single one">];
+                 Option<"precision", "precision", "std::string", "\"\"", "of products of f32: empty for f32's own, from three TF32 products; tf32 for a single one">,
+                 Option<"only", "only", "std::string", "\"\"", "function:sweep: the kernels of that sweep alone, for aligned rows; empty for all">];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
 
@@ -139,6 +140,7 @@ def TileToHost : Pass<"tile-to-host", "::mlir::ModuleOp"> {
     `tile.pairs` is a loop over row blocks around a loop over columns. What must outlive a tile lies in scratch memory. NUMBERS BELOW 2^-126 COUNT AS 0, as
     on a GPU, and EXPONENTIALS OF SCORES ARE EXACT TO 9E-8, polynomials of degree 5.
   }];
+  let options = [Option<"only", "only", "std::string", "\"\"", "function:sweep: the kernels of that sweep alone; empty for all">];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
 

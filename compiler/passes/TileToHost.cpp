@@ -2,6 +2,7 @@
 // (docs/artefact.md); passes/host says how.
 #include "passes/Manifest.h"
 #include "passes/Passes.h"
+#include "passes/Selection.h"
 #include "passes/host/KernelLowering.h"
 
 namespace flarec {
@@ -20,14 +21,26 @@ struct TileToHost : flarec::impl::TileToHostBase<TileToHost> {
 
   void runOnOperation() override {
     ModuleOp module = getOperation();
+    Selection selection(only);
+    if (failed(selection.check(module)))
+      return signalPassFailure();
     OpBuilder b(module.getBody(), module.getBody()->end());
     Manifest manifest(b);
     SmallVector<tile::ProgramOp> programs(module.getOps<tile::ProgramOp>());
     if (!programs.empty())
       defineFunctions(b, module.getLoc());
     for (tile::ProgramOp program : programs) {
+      if (!selection.has(program)) {
+        program.erase();
+        continue;
+      }
       manifest.beginFunction(program);
       for (auto kernel : program.getOps<tile::KernelOp>()) {
+        if (!selection.has(kernel)) {
+          if (kernel.getKind() == "sweep")
+            manifest.addSweep(kernel);
+          continue;
+        }
         std::string name = (program.getSymName() + "_" + kernel.getSymName()).str();
         int64_t scratch = 0;
         if (failed(lower(b, program, kernel, name, scratch)))

@@ -2,6 +2,7 @@
 #include "passes/KeepToRange.h"
 #include "passes/Manifest.h"
 #include "passes/Passes.h"
+#include "passes/Selection.h"
 #include "passes/nvvm/KernelLowering.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -138,6 +139,9 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
       module.emitError() << "unknown precision '" << precision << "'; leave it out for f32's own, or use tf32";
       return signalPassFailure();
     }
+    Selection selection(only);
+    if (failed(selection.check(module)))
+      return signalPassFailure();
     OpBuilder b(module.getBody(), module.getBody()->end());
     Manifest manifest(b);
     SmallVector<tile::ProgramOp> programs(module.getOps<tile::ProgramOp>());
@@ -147,18 +151,27 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
                              Attribute(), 16, 3);
     }
     for (tile::ProgramOp program : programs) {
+      if (!selection.has(program)) {
+        program.erase();
+        continue;
+      }
       manifest.beginFunction(program);
       for (auto kernel : program.getOps<tile::KernelOp>()) {
-        bool isSweep = kernel.getKind() == "sweep";
+        bool isSweep = kernel.getKind() == "sweep", hasAny = isSweep && selection.isAll();
+        if (!selection.has(kernel)) {
+          if (isSweep)
+            manifest.addSweep(kernel);
+          continue;
+        }
         std::string name = (program.getSymName() + "_" + kernel.getSymName()).str();
         int64_t shared = 0;
         auto fast = lower(b, program, kernel, name, true, shared);
         if (failed(fast))
           return signalPassFailure();
-        if (isSweep && failed(lower(b, program, kernel, name + "_any", false, shared)))
+        if (hasAny && failed(lower(b, program, kernel, name + "_any", false, shared)))
           return signalPassFailure();
         manifest.addKernel(program, kernel, name, isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers(kernel), shared,
-                           isSweep ? name + "_any" : "", blocksPerHead(kernel));
+                           hasAny ? name + "_any" : "", blocksPerHead(kernel));
       }
       manifest.endFunction();
       program.erase();

@@ -30,6 +30,8 @@ constexpr const char *examples = R"(Examples:
       out, so an interrupted run goes on where it was
   flarec tune --list
       what is tuned
+  flarec tune --head-dim 8 --latents 128 --budget 90s --dry-run --record tried.json
+      everything that was tried, predicted and measured, for a look at the model (bench/first16.py)
   flarec tune --head-dim 8 --latents 128 --target sm_90a --predict
       what the model would try first; needs no GPU
 
@@ -40,9 +42,9 @@ tuned by itself.)";
 struct Options {
   int headDim = 0, latents = 0;
   int64_t heads = 8, tokens = 0;
-  std::string dtype = "bf16", target = "native", budget = "10s", report;
+  std::string dtype = "bf16", target = "native", budget = "10s", report, record;
   int device = 0, jobs = 0;
-  bool all = false, again = false, list = false, dry = false, predict = false;
+  bool all = false, again = false, missing = false, list = false, dry = false, predict = false;
 };
 
 /// "10s", "2m", "500ms" or plain seconds.
@@ -182,6 +184,13 @@ void tune(const Options &o) {
     shapes.push_back({"", o.heads, o.headDim, o.latents, tokens, dtypeFrom(o.dtype)});
   }
   std::vector<TuneResult> results;
+  auto write = [](const std::string &what, const std::string &path, const std::string &text) {
+    std::ofstream file(path, std::ios::binary);
+    file << text;
+    file.close();
+    if (!file)
+      throw Error(fmt::format("cannot write the {} '{}': check that its directory is there and can be written", what, path));
+  };
   // Where it is not here, tune() says so.
   Device device;
   if (base.target == "host" || CudaDriver::available())
@@ -190,12 +199,11 @@ void tune(const Options &o) {
     const Published &p = shapes[i];
     Shape shape{.dtype = p.dtype, .headDim = p.headDim, .latents = p.latents, .heads = p.heads, .tokens = p.tokens};
     std::string about = describe(shape);
-    if (o.all) {
+    if (o.all)
       about = fmt::format("{}/{} {}: {}", i + 1, shapes.size(), p.name, about);
-      if (!o.again && !o.predict && isTuned(device, shape)) {
-        fmt::print("{}: tuned already\n", about);
-        continue;
-      }
+    if ((o.missing || (o.all && !o.again)) && !o.predict && isTuned(device, shape)) {
+      fmt::print("{}: tuned already\n", about);
+      continue;
     }
     TuneOptions options = base;
     options.headDim = p.headDim;
@@ -205,7 +213,8 @@ void tune(const Options &o) {
     options.tokens = p.tokens;
     if (o.predict) {
       fmt::print("{}, {}\n", base.target, about);
-      for (const SweepResult &sweep : propose(options).sweeps)
+      results.push_back(propose(options));
+      for (const SweepResult &sweep : results.back().sweeps)
         print(sweep);
       continue;
     }
@@ -226,13 +235,13 @@ void tune(const Options &o) {
       record(Database::defaultDirectory(), results.back().device, results.back().entry);
     print(results.back());
     std::fflush(stdout);
+    if (!o.record.empty()) // at once, as above
+      write("record", o.record, autotune::records(results));
   }
+  if (o.predict && !o.record.empty())
+    write("record", o.record, autotune::records(results));
   if (!o.report.empty()) {
-    std::ofstream file(o.report, std::ios::binary);
-    file << autotune::report(results);
-    file.close();
-    if (!file)
-      throw Error(fmt::format("cannot write the report '{}': check that its directory is there and can be written", o.report));
+    write("report", o.report, autotune::report(results));
     fmt::print("{}: {} shapes\n", o.report, results.size());
   }
 }
@@ -257,10 +266,12 @@ void tool::addTune(CLI::App &app) {
   sub->add_option("--jobs", o->jobs, "Processes that compile; one a processor without it")->check(wholeNumber(1, 1024));
   sub->add_flag("--all", o->all, "Every published configuration of FLARE, but for those that are tuned already");
   sub->add_flag("--again", o->again, "With --all: those too");
+  sub->add_flag("--missing", o->missing, "Nothing for a mixer that this compiler has been tuned for already, as with --all");
   sub->add_flag("--dry-run", o->dry, "Measure and print, and keep nothing");
   sub->add_flag("--predict", o->predict, "Print what the model likes best, and measure nothing");
   sub->add_flag("--list", o->list, "Print what is tuned");
   sub->add_option("--report", o->report, "A page with plots: predicted against measured, roofline, what each knob is worth")->type_name("FILE.html");
+  sub->add_option("--record", o->record, "All candidates with what was predicted and measured, as JSON")->type_name("FILE.json");
   sub->callback([o] { tune(*o); });
 
   // The tuner's child processes.

@@ -12,7 +12,6 @@
 #include <cstdlib>
 #include <new>
 #include <optional>
-#include <ranges>
 
 using namespace flarec;
 
@@ -229,15 +228,9 @@ size_t Function::chooseSymbol(const KernelSpec &kernel, size_t index,
       function.name, wanted, kernel.variants.back().alignment));
 }
 
-/// Indices of a range's kernels.
-static auto indices(size_t all, KernelRange range) {
-  size_t first = std::min(range.first, all);
-  return std::views::iota(first, first + std::min(range.count, all - first));
-}
-
 void Function::launch(const Sizes &sizes, std::span<const TensorRef> tensors,
                       std::span<const float> scalars, void *workspace,
-                      const CudaStream &stream, KernelRange kernels) const {
+                      const CudaStream &stream) const {
   if (!module.code->gpu)
     throw Error(fmt::format("{} was compiled for the host; launch it there, or "
                             "compile it for the device",
@@ -252,7 +245,7 @@ void Function::launch(const Sizes &sizes, std::span<const TensorRef> tensors,
 
     const CudaDriver &driver = CudaDriver::get();
     DeviceGuard guard(stream.device);
-    for (size_t i : indices(function.kernels.size(), kernels)) {
+    for (size_t i = 0; i < function.kernels.size(); ++i) {
       const KernelSpec &kernel = function.kernels[i];
       int64_t blocks = gridBlocks(function, kernel, sizes);
       if (blocks == 0)
@@ -305,8 +298,7 @@ thread_local Scratch scratch;
 void Function::launchHost(const Sizes &sizes,
                           std::span<const TensorRef> tensors,
                           std::span<const float> scalars, void *workspace,
-                          const ParallelFor &parallelFor,
-                          KernelRange kernels) const {
+                          const ParallelFor &parallelFor) const {
   if (!module.code->host)
     throw Error(fmt::format("{} was compiled for {}, not for the host; launch "
                             "it on a device, or compile it for the host",
@@ -314,7 +306,7 @@ void Function::launchHost(const Sizes &sizes,
                             module.artefact().manifest().target));
   inRounds(sizes, tensors, [&](const Sizes &sizes, auto tensors) {
     Call call = bind(sizes, tensors, scalars, workspace);
-    for (size_t i : indices(function.kernels.size(), kernels)) {
+    for (size_t i = 0; i < function.kernels.size(); ++i) {
       const KernelSpec &kernel = function.kernels[i];
       int64_t blocks = gridBlocks(function, kernel, sizes);
       if (blocks == 0)

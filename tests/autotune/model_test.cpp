@@ -48,7 +48,7 @@ double sum(const std::vector<double> &list, size_t from, size_t to) {
   return total;
 }
 
-nlohmann::json recorded() { return nlohmann::json::parse(std::ifstream(RECORDED)); }
+nlohmann::json recorded() { return nlohmann::json::parse(std::ifstream(RECORDED "/sweeps.json")); }
 
 DType dtypeOf(const std::string &name) { return name == "f32" ? DType::F32 : name == "f16" ? DType::F16 : DType::BF16; }
 

@@ -1,4 +1,5 @@
 // The space against the compiler: what it proposes is understood, and most of it can be run.
+#include "flarec/autotune/model.h"
 #include "flarec/autotune/space.h"
 #include "flarec/compiler.h"
 #include "flarec/error.h"
@@ -101,6 +102,27 @@ TEST(Examining, CountsWhatKernelsDo) {
   EXPECT_EQ(e.sweeps[0].read, 32);
   EXPECT_EQ(e.sweeps[0].written, 0);
   EXPECT_EQ(e.sweeps[1].written, 16 + 4);
+}
+
+TEST(Examining, LatentsInGlobalMemoryAreCountedApart) {
+  MixerDescription d = mixer("sm_90a");
+  std::vector<std::vector<Configuration>> candidates(4);
+  candidates[1] = {{{"park", "shared"}}, {{"park", "none"}}};
+  Examination e = examine(d, examine(d), candidates);
+  const Counts &shared = e.counts[e.verdicts[1][0].counts], &none = e.counts[e.verdicts[1][1].counts];
+  EXPECT_FALSE(shared.pairs.count("parked"));
+  EXPECT_GT(none.pairs.at("parked"), 0);
+  auto sharedBytes = [](const Counts &c) { return c.pairs.count("shared") ? c.pairs.at("shared") : 0; };
+  EXPECT_EQ(none.pairs.at("parked") + sharedBytes(none), sharedBytes(shared)) << "read from elsewhere, not made again";
+  // That costs something.
+  Shape shape{.dtype = d.dtype, .headDim = 8, .latents = 128, .heads = 8, .tokens = 1 << 20};
+  Machine machine = machineOf("sm_90a", -1);
+  auto seconds = [&](const Counts &counts, const char *park) {
+    Configuration c = e.sweeps[1].heuristic;
+    c["park"] = park;
+    return predict(machine, e.sweeps[1], counts, c, shape).seconds;
+  };
+  EXPECT_GT(seconds(none, "none"), seconds(shared, "shared"));
 }
 
 TEST(Examining, OfTheHostHasNoMatrixInstructions) {

@@ -103,6 +103,43 @@ class Measuring(Tune):
         checker.feed(page)
         self.assertEqual(checker.open_tags, [])
 
+    def test_everything_that_was_tried_can_be_recorded(self):
+        path = self.directory / "tried.json"
+        self.run_flarec("tune", *SHAPE, "--budget", "3s", "--dry-run", "--record", str(path))
+        (record,) = json.loads(path.read_text())
+        self.assertEqual([record[k] for k in ("target", "dtype", "head_dim", "latents", "heads", "tokens")], ["host", "f32", 8, 16, 8, 2000])
+        self.assertEqual([(s["function"], s["sweep"]) for s in record["sweeps"]],
+                         [("mixer_forward", 0), ("mixer_forward", 1), ("mixer_backward", 0), ("mixer_backward", 1)])
+        for sweep in record["sweeps"]:
+            first, *others = sweep["candidates"]
+            self.assertEqual(first["changes"], {})
+            self.assertGreater(first["ms"], 0)
+            self.assertNotIn("fate", first)
+            for candidate in others:
+                self.assertTrue(candidate["changes"].keys() <= sweep["heuristic"].keys())
+                self.assertGreater(candidate["predicted_ms"], 0)
+                self.assertTrue("ms" in candidate or "fate" in candidate)
+            kept = sweep["candidates"][sweep["chosen"]]
+            self.assertNotIn("fate", kept)
+        # One candidate is compiled for all ways to launch its kernels.
+        self.assertGreater(sum("ms" in c for s in record["sweeps"] for c in s["candidates"]), sum(s["compiled"] for s in record["sweeps"]))
+        looked = subprocess.run([sys.executable, pathlib.Path(__file__).resolve().parents[2] / "bench/first16.py", "--read", path], capture_output=True, text=True)
+        self.assertRegex(looked.stdout, r"\d of 4 sweeps have the best, or one within 2% of it")
+        self.run_flarec("tune", *SHAPE, "--budget", "1s", "--dry-run", "--record", "/nowhere/tried.json", code=1)
+
+    def test_what_is_tuned_can_be_left_out(self):
+        self.run_flarec("tune", *SHAPE, "--budget", "1s")
+        again = self.run_flarec("tune", *SHAPE, "--budget", "1s", "--missing")
+        self.assertEqual(again.stdout, "H 8, D 8, M 16, N 2,000, f32: tuned already\n")
+        # A script that fills a whole table goes on likewise.
+        script = pathlib.Path(__file__).resolve().parents[2] / "bench/tune_shipped.py"
+        done = subprocess.run([sys.executable, script, self.directory / "new", "--from", self.directory / "tables", "--target", "host", "--time", "1s"],
+                              capture_output=True, text=True, env=self.environment)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertRegex(done.stdout, r"not tuned: \('bf16', 8, 8, 64\), .*--all, .*\('f32', 8, 8, 512, 16384\)")
+        (path,) = (self.directory / "new").glob("*.json")
+        self.assertEqual(json.loads(path.read_text()), self.table())
+
     def test_a_dry_run_keeps_nothing(self):
         self.run_flarec("tune", *SHAPE, "--budget", "1s", "--dry-run")
         self.assertFalse((self.directory / "tables").exists())

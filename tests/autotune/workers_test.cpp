@@ -1,11 +1,14 @@
 // Compilations in child processes: all are answered, whatever becomes of a child.
 #include "flarec/artefact.h"
 #include "flarec/description.h"
+#include "flarec/error.h"
 #include "workers.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -61,12 +64,70 @@ TEST_F(Workers, CompileAndSayWhatIsWrong) {
   EXPECT_FALSE(fs::exists(jobs[1].output));
 }
 
-TEST_F(Workers, KeepOfAGpusKernelsWhatIsMeasured) {
-  std::vector<Job> jobs = {job(0, "", "sm_90a")};
+TEST_F(Workers, MakeOneSweepsKernels) {
+  for (const char *target : {"host", "sm_90a"}) {
+    std::vector<Job> jobs = {job(0, "", target), job(1, "", target), job(2, "", target)};
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      auto json = nlohmann::json::parse(jobs[i].request);
+      json["only"] = "mixer_forward:" + std::to_string(i);
+      jobs[i].request = json.dump();
+    }
+    std::vector<std::string> failures = run(FLAREC, jobs);
+    EXPECT_EQ(failures[0], "");
+    EXPECT_EQ(failures[1], "");
+    EXPECT_THAT(failures[2], HasSubstr("there is no sweep 'mixer_forward:2'"));
+    for (int sweep : {0, 1}) {
+      Artefact artefact = Artefact::read(jobs[size_t(sweep)].output);
+      ASSERT_EQ(artefact.manifest().functions.size(), 1u);
+      const FunctionSpec &function = artefact.manifest().functions.front();
+      EXPECT_EQ(function.sweeps.size(), 2u) << "all take as many numbers of splits";
+      ASSERT_EQ(function.kernels.size(), sweep ? 1u : 2u) << "encode has a merge";
+      EXPECT_EQ(function.kernels[0].grid, Grid::Sweep);
+      EXPECT_EQ(function.kernels[0].sweep, sweep);
+      for (const KernelSpec &kernel : function.kernels)
+        EXPECT_TRUE(kernel.variants.empty()) << "aligned rows alone";
+    }
+  }
+}
+
+TEST_F(Workers, WhatParksASweepsLatentsComesBeforeIt) {
+  std::vector<Job> jobs = {job(0, "{mixer_forward = [{}, {park = \"none\"}]}", "sm_90a")};
+  auto json = nlohmann::json::parse(jobs[0].request);
+  json["only"] = "mixer_forward:1";
+  jobs[0].request = json.dump();
   ASSERT_EQ(run(FLAREC, jobs)[0], "");
   Artefact artefact = Artefact::read(jobs[0].output);
-  for (const KernelSpec &kernel : artefact.manifest().functions.at(0).kernels)
-    EXPECT_LE(kernel.variants.size(), 1u);
+  const FunctionSpec &function = artefact.manifest().functions.at(0);
+  ASSERT_EQ(function.kernels.size(), 2u);
+  EXPECT_THAT(function.kernels[0].symbol, HasSubstr("_park_"));
+  EXPECT_EQ(function.kernels[0].grid, Grid::Latents);
+  EXPECT_EQ(function.kernels[1].grid, Grid::Sweep);
+  // What TestBed takes for a sweep's own.
+  EXPECT_TRUE(std::any_of(function.tensors.begin(), function.tensors.end(), [](const TensorSpec &t) { return t.name.starts_with("park_") && t.sweep < 0; }));
+}
+
+TEST_F(Workers, GoOnWhileOutcomesAreLookedAt) {
+  Compilation compilation(FLAREC, 2, 60, {job(0), job(1), job(2, "{mixer_forward = [{tile = 7}, {}]}")});
+  std::set<size_t> seen;
+  while (auto outcome = compilation.next(60)) {
+    EXPECT_TRUE(seen.insert(outcome->job).second);
+    EXPECT_EQ(outcome->failure.empty(), outcome->job != 2);
+  }
+  EXPECT_EQ(seen, (std::set<size_t>{0, 1, 2}));
+}
+
+TEST_F(Workers, EndWithTheirCompilation) {
+  auto start = std::chrono::steady_clock::now();
+  {
+    Compilation compilation(script("sleep 100"), 2, 60, {job(0), job(1), job(2)});
+    EXPECT_FALSE(compilation.next(0.2));
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+TEST_F(Workers, AFailureToStartReachesWhoWaits) {
+  Compilation compilation("/nowhere/flarec", 2, 60, {job(0)});
+  EXPECT_THROW(compilation.next(60), Error);
 }
 
 TEST_F(Workers, ADeadChildCostsItsJobAlone) {

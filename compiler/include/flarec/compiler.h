@@ -39,6 +39,9 @@ extern "C" {
  *   source_name  what messages call the source
  *   time         true: where the time went, on stderr
  *   report       true: registers and spills of each kernel, on stderr
+ *   only         "function:number" of a sweep: the artefact has the kernels of
+ *                that sweep alone, on a GPU for aligned rows alone, which the
+ *                tuner measures; it is not one to keep
  *   examine      candidates for the tuner, {function: [[{field: value}, ...] for
  *                each sweep]}: *bytes is JSON that says of each why it cannot
  *                be run, or what its kernel does, counted

@@ -86,6 +86,9 @@ enum CaptureMode : int { CaptureGlobal = 0, CaptureRelaxed = 2 };
     (cuda::DevicePointer to, const void *from, size_t bytes))                  \
   X(memcpyDtoH, cuMemcpyDtoH_v2,                                               \
     (void *to, cuda::DevicePointer from, size_t bytes))                        \
+  X(memcpyDtoDAsync, cuMemcpyDtoDAsync_v2,                                     \
+    (cuda::DevicePointer to, cuda::DevicePointer from, size_t bytes,           \
+     cuda::Stream stream))                                                     \
   X(memsetD8, cuMemsetD8_v2,                                                   \
     (cuda::DevicePointer pointer, unsigned char value, size_t bytes))          \
   X(streamCreate, cuStreamCreate, (cuda::Stream * stream, unsigned flags))     \

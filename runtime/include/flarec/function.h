@@ -35,12 +35,6 @@ struct CudaStream {
   void *stream = nullptr;
 };
 
-/// Some of a function's kernels, in order. Those before them must have run with
-/// the same workspace: what they wrote there is read.
-struct KernelRange {
-  size_t first = 0, count = SIZE_MAX;
-};
-
 class Module;
 
 /// One function of an artefact. Const and safe to call from many threads; lives
@@ -56,13 +50,12 @@ public:
   /// workspace, at a multiple of 64, must stay until they ran.
   void launch(const Sizes &sizes, std::span<const TensorRef> tensors,
               std::span<const float> scalars, void *workspace,
-              const CudaStream &stream, KernelRange kernels = {}) const;
+              const CudaStream &stream) const;
 
   /// Runs the kernels of a host artefact, and returns when they are done.
   void launchHost(const Sizes &sizes, std::span<const TensorRef> tensors,
                   std::span<const float> scalars, void *workspace,
-                  const ParallelFor &parallelFor,
-                  KernelRange kernels = {}) const;
+                  const ParallelFor &parallelFor) const;
 
 private:
   friend class Module;

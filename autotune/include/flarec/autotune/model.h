@@ -28,7 +28,8 @@ Machine machineOf(const std::string &target, int cudaDevice);
 struct Prediction {
   double seconds = 0;
   /// Its parts as if each were alone: "exponentials", "issue slots", "memory",
-  /// "launches"; host: "vectors", "memory".
+  /// "parked" (latents that lie in global memory), "launches"; host: "vectors",
+  /// "memory".
   std::map<std::string, double> parts;
   double registers = 0; ///< GPU: expected of a lane
   double scores = 0;    ///< pairs of tokens and latents, all heads

@@ -15,8 +15,9 @@ using Values = std::vector<std::string>;
 struct Knob {
   std::string field;
   /// Structure: tried in all combinations. Detail: in all combinations for
-  /// those structures that the model likes best.
-  enum Kind { Structure, Detail } kind;
+  /// those structures that the model likes best. Launch: kernels don't depend
+  /// on it, so one compilation serves all its values.
+  enum Kind { Structure, Detail, Launch } kind;
   /// May depend on the fields chosen before it.
   std::function<Values(const SweepFacts &, const Configuration &chosen)> values;
 };
@@ -30,6 +31,9 @@ std::vector<Configuration> combinations(const std::string &target,
                                         Knob::Kind kind,
                                         const SweepFacts &facts,
                                         const Configuration &base);
+
+/// What of a configuration its kernels depend on: without fields of a launch.
+Configuration kernelsOf(const std::string &target, Configuration configuration);
 
 /// A field as a number; `otherwise` where it is none.
 int64_t field(const Configuration &configuration, const char *name,

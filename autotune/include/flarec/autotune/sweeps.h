@@ -16,6 +16,8 @@ struct Counts {
   double held = 0;          ///< bytes in registers all through
   double partial = 0;       ///< bytes of a split's partial results, a head
   bool merged = false;      ///< another kernel merges them
+
+  bool operator==(const Counts &) const = default;
 };
 
 struct SweepFacts {

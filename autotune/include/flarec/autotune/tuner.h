@@ -1,7 +1,8 @@
 // Finds the fastest configurations of a mixer's sweeps on a device, by a funnel:
 // what can be run → what the model likes → compiled in child processes →
-// assembled without spills → right by the dense formulas → measured. Happens
-// where it is called and nowhere else; `flarec tune` calls it.
+// assembled without spills → right by the dense formulas → measured. Each sweep
+// has candidates of its own. Happens where it is called and nowhere else; `flarec
+// tune` calls it.
 //
 //   autotune::TuneOptions options{.headDim = 8, .latents = 128, .dtype = DType::BF16};
 //   autotune::TuneResult result = autotune::tune(options);
@@ -54,8 +55,9 @@ struct Candidate {
 
 struct SweepResult {
   SweepFacts facts;
-  size_t combinations = 0; ///< of the space
-  size_t feasible = 0;
+  size_t combinations = 0; ///< of the space, but for ways to launch one kernel
+  size_t feasible = 0;     ///< of those
+  size_t compiled = 0;     ///< kernels; each may serve several candidates
   std::vector<Candidate> candidates; ///< the heuristic's first, then as the model ranks them
   size_t chosen = 0;                 ///< index of the fastest, the first within the noise
 };
@@ -65,7 +67,6 @@ struct TuneResult {
   Machine machine;
   Entry entry;
   std::vector<SweepResult> sweeps;
-  size_t compiled = 0; ///< artefacts, each with a candidate for every sweep
   double seconds = 0;
 };
 
@@ -92,6 +93,11 @@ std::string compilerName();
 /// One file of HTML with plots: predicted against measured, roofline, what each
 /// knob is worth.
 std::string report(const std::vector<TuneResult> &results);
+
+/// All candidates with what was predicted and measured, as JSON: a list of shapes,
+/// each with its sweeps, each with its candidates in the order in which they were
+/// tried.
+std::string records(const std::vector<TuneResult> &results);
 
 /// The child process of a tuner: jobs on stdin, answers on stdout.
 int compileWorker();
