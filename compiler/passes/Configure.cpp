@@ -136,9 +136,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     int64_t sharers = 1; // of the columns of the same rows
     // The three classes of registers.
     int64_t warps = 8, minBlocks = 2;
-    auto classify = [&](int64_t registers, int64_t few = 104) {
+    auto classify = [&](int64_t registers, int64_t few = 104, int64_t some = 160) {
       warps = registers <= few ? 8 : 4;
-      minBlocks = registers <= few ? 2 : registers <= 160 ? 3 : 2;
+      minBlocks = registers <= few ? 2 : registers <= some ? 3 : 2;
     };
     int64_t parked = 0; // bytes a head
     if (!d.tokenRows) {
@@ -169,7 +169,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         --workers;
       while (groups > 1 && (groups - 1) * workers * workerRows >= latents)
         --groups;
-      classify(fixed + perBlock * workerRows / 16, narrow ? 140 : broad ? 0 : 104);
+      classify(fixed + perBlock * workerRows / 16, narrow ? 140 : broad ? 0 : 104, d.half || d.attends || units > 1 ? 160 : 190);
       heads = std::max<int64_t>(1, warps / workers);
     } else {
       bool decode = d.weights == 1 && !d.columnState, bf16 = d.half && !d.f16;
@@ -194,7 +194,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       }
       // What stays in registers along columns is there for all of them; otherwise one or two, a few where two don't divide them.
       int64_t blocks = std::max<int64_t>(1, latents / 16);
-      unroll = d.joint ? 0 : d.weights > 1 || blocks == 1 ? 1 : blocks <= (d.f16 ? 2 : 8) ? 0 : blocks % 4 == 0 && (!d.f16 || units > 1) ? 4 : blocks % 2 == 0 ? 2 : 1;
+      unroll = d.joint ? 0 : !d.half && blocks % 2 == 0 ? 2 : d.weights > 1 || blocks == 1 ? 1 : blocks <= (d.f16 ? 2 : 8) ? 0 : blocks % 4 == 0 && (!d.f16 || units > 1) ? 4 : blocks % 2 == 0 ? 2 : 1;
       parked = latents * units * 8 * (d.half ? 2 : 4) * (d.half ? d.scoreTerms + d.weights : d.scoreTerms / 2 + d.weights + (d.safe ? 2 : 0)) + latents * 12;
       // Neighbouring heads' rows side by side: whole sectors.
       heads = decode && units >= 8 ? 1 : std::min(warps / sharers, d.weights == 1 && d.half ? warps : 4);
@@ -231,8 +231,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     while (ring() > shared && heads > 1)
       heads /= 2;
     auto config = [&] {
-      if (!d.tokenRows && (units >= 4 || !d.attends))
-        unroll = std::min<int64_t>(units == 4 && d.attends && d.half && !d.f16 ? 4 : 2, tile / 16);
+      if (!d.tokenRows && (units >= 4 || !d.attends || !d.half))
+        unroll = !d.half && !d.attends && d.scoreTerms <= 2 ? 1 : std::min<int64_t>(units == 4 && d.attends && d.half && !d.f16 ? 4 : 2, tile / 16);
       return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
                                    limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks, sharers);
     };

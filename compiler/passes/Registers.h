@@ -29,12 +29,25 @@ inline int64_t rowAlignment(flare::FlareTensorType t) {
   return std::gcd<int64_t>(16, t.getChannels() * bytesOf(t.getElement()));
 }
 
-/// What runs over latents instead of tokens: latents that a block of a `merge` finishes, and workers of a block on a GPU.
-constexpr int64_t mergeRows = 32, mergeWorkers = 8;
+/// Latents that a block of a `merge` finishes.
+constexpr int64_t mergeRows = 32;
+
+/// Workers of a block on a GPU in kernels that run over latents instead of tokens. A merge waits for memory, so it has as many as registers allow, two for each channel.
+inline int64_t mergeWorkers(tile::KernelOp kernel) {
+  if (kernel.getKind() == "park")
+    return 8;
+  int64_t channels = 0;
+  kernel.walk([&](mlir::Operation *op) {
+    for (mlir::Value v : op->getResults())
+      if (auto t = mlir::dyn_cast<tile::TileType>(v.getType()))
+        channels = std::max(channels, t.getD());
+  });
+  return channels <= 8 ? 32 : channels <= 32 ? 16 : 8;
+}
 
 /// Blocks that each head has in such a kernel; in a `park` kernel each worker has 16 latents.
 inline int64_t blocksPerHead(tile::KernelOp kernel) {
-  int64_t latents = 1, covered = kernel.getKind() == "park" ? mergeWorkers * tile::blockSize : mergeRows;
+  int64_t latents = 1, covered = kernel.getKind() == "park" ? mergeWorkers(kernel) * tile::blockSize : mergeRows;
   kernel.walk([&](tile::StoreOp s) { latents = s.getTensor().getType().getLatents(); });
   if (kernel.getKind() == "park")
     kernel.walk([&](tile::StashOp s) { latents = s.getLatents(); });

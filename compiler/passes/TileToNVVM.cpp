@@ -170,7 +170,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
           return signalPassFailure();
         if (hasAny && failed(lower(b, program, kernel, name + "_any", false, shared)))
           return signalPassFailure();
-        manifest.addKernel(program, kernel, name, isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers, shared,
+        manifest.addKernel(program, kernel, name, isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers(kernel), shared,
                            hasAny ? name + "_any" : "", blocksPerHead(kernel));
       }
       manifest.endFunction();
@@ -204,7 +204,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
     auto func = LLVM::LLVMFuncOp::create(b, loc, name, LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(b.getContext()), types),
                                          LLVM::Linkage::External, false, LLVM::CConv::PTX_Kernel);
     bool isSweep = kernel.getKind() == "sweep";
-    int64_t threads = isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers;
+    int64_t threads = isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers(kernel);
     int64_t minBlocks = isSweep ? kernel.getConfigAttr().getMinBlocks() : 1;
     func.setPassthroughAttr(b.getArrayAttr({b.getStrArrayAttr({"nvvm.maxntid", std::to_string(threads)}),
                                             b.getStrArrayAttr({"nvvm.minctasm", std::to_string(minBlocks)})}));

@@ -10,7 +10,7 @@ tile.program @p [{name = "k", role = "output"}] {
 
 tile.program @p [{name = "k", role = "input"}] {
 ^bb0(%k: !flare.tensor<n, d=8, f32>):
-  // expected-error @+1 {{kind "map" must be "sweep" or "merge"}}
+  // expected-error @+1 {{kind "map" must be "sweep", "merge" or "park"}}
   tile.kernel @a "map" sweep 0 {
   ^bb0(%first: index):
   }
@@ -20,7 +20,7 @@ tile.program @p [{name = "k", role = "input"}] {
 
 tile.program @p [{name = "k", role = "input"}] {
 ^bb0(%k: !flare.tensor<n, d=8, f32>):
-  // expected-error @+1 {{a sweep has a config, a merge none}}
+  // expected-error @+1 {{a sweep and what is parked for it have a config, a merge none}}
   tile.kernel @a "sweep" sweep 0 {
   ^bb0(%first: index):
   }
@@ -501,5 +501,17 @@ func.func @within(%x: !tile.tile<n=16, f16>) {
 func.func @mask(%w: !tile.tile<n=16, m=16, f16>, %i: index) {
   // expected-error @+1 {{computes in f32}}
   %c = tile.mask %w over n first %i limit %i fill 1.0 : !tile.tile<n=16, m=16, f16> -> !tile.tile<n=16, m=16, f16>
+  return
+}
+
+// -----
+
+func.func @stash_row(%q: !flare.tensor<m=32, d=8, bf16>, %there: !flare.tensor<m=32, d=64, f32>) {
+  // expected-error @+1 {{keeps 32 latents in '!flare.tensor<m=32, d=64, f32>'; a stash in memory has a row of f32 for each 16}}
+  %s = tile.stash 32 memory %there : !flare.tensor<m=32, d=64, f32> -> !tile.stash<m=32, d=8, f32> {
+  ^bb0(%first: index):
+    %t = tile.load %q at %first : !flare.tensor<m=32, d=8, bf16> -> !tile.tile<m=16, d=8, f32>
+    tile.yield %t : !tile.tile<m=16, d=8, f32>
+  }
   return
 }

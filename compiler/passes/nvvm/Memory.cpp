@@ -198,7 +198,11 @@ void KernelLowering::emit(tile::CombineOp op) {
 void KernelLowering::emit(tile::MaxNormOp op) {
   const Tensor &t = tensors[op.getTensor()];
   int64_t d = t.type.getChannels(), rows = t.rows();
-  auto loop = scf::ForOp::create(b, loc, c32(0), c32((rows + 31) / 32 * 32), c32(32), ValueRange{cf(0)});
+  // A head's workers share the rows out, and tell each other through shared memory, where nothing lies yet.
+  int64_t workers = kernel.getKind() == "sweep" ? config.getWorkers() : mergeWorkers(kernel);
+  if (rows <= 32 || stashHeadBytes)
+    workers = 1;
+  auto loop = scf::ForOp::create(b, loc, workers == 1 ? c32(0) : mul(worker, 32), c32((rows + 31) / 32 * 32), c32(32 * workers), ValueRange{cf(0)});
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(loop.getBody());
@@ -213,6 +217,16 @@ void KernelLowering::emit(tile::MaxNormOp op) {
   Value r = loop.getResult(0);
   for (int i = 0; i < 5; ++i)
     r = maxNaN(r, shuffleXor(r, int64_t(1) << i));
+  if (workers > 1) {
+    Value warp = shr(thread, 5), first = sub(warp, worker);
+    sharedBytes = std::max<int64_t>(sharedBytes, 4 * (kernel.getKind() == "sweep" ? workers * config.getHeads() : workers));
+    store(r, offset(shared, widen(mul(warp, 4))), 4);
+    barrier();
+    r = cf(0);
+    for (int64_t w = 0; w < workers; ++w)
+      r = maxNaN(r, load(f32(), offset(offset(shared, widen(mul(first, 4))), 4 * w), 4));
+    barrier();
+  }
   numbers[op.getNorm()] = sqrt(r);
 }
 

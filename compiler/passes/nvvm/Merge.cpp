@@ -34,7 +34,7 @@ Registers KernelLowering::loadPartial(const Tensor &t, TileType type, Value row,
 
 Registers KernelLowering::combined(const Registers &mine, function_ref<Registers(const Registers &, const Registers &)> combine) {
   int64_t n = mine.size();
-  sharedBytes = std::max(sharedBytes, mergeWorkers * n * 128);
+  sharedBytes = std::max(sharedBytes, mergeWorkers(kernel) * n * 128);
   barrier();
   Value base = offset(shared, widen(mul(add(mul(worker, n * 32), lane), 4)));
   for (int64_t i = 0; i < n; ++i)
@@ -47,7 +47,7 @@ Registers KernelLowering::combined(const Registers &mine, function_ref<Registers
       r.push_back(load(f32(), offset(from, i * 128), 4));
     return r;
   };
-  auto loop = scf::ForOp::create(b, loc, c32(1), c32(mergeWorkers), c32(1), of(c32(0)));
+  auto loop = scf::ForOp::create(b, loc, c32(1), c32(mergeWorkers(kernel)), c32(1), of(c32(0)));
   OpBuilder::InsertionGuard guard(b);
   b.setInsertionPointToStart(loop.getBody());
   scf::YieldOp::create(b, loc, combine(Registers(loop.getRegionIterArgs()), of(loop.getInductionVar())));
@@ -60,7 +60,7 @@ void KernelLowering::emit(tile::MergeOp op) {
   int64_t n = layoutOf(outType).registerCount();
   Registers init(n + 1, cf(0));
   init.push_back(cf(-3.0e38));
-  auto loop = scf::ForOp::create(b, loc, widen(worker), splits, c64(mergeWorkers), init);
+  auto loop = scf::ForOp::create(b, loc, widen(worker), splits, c64(mergeWorkers(kernel)), init);
   auto merge = [&](const Registers &acc, const Registers &x) {
     // (o, L, r) ⊕ (o', L', r'): the larger reference wins.
     Value r = maxNaN(acc[n + 1], x[n + 1]);
@@ -119,7 +119,7 @@ void KernelLowering::emit(tile::MergeSumOp op) {
   Value total = mul(mul(splits, copies), each);
   if (op.getReduced()) // blocks of other batches have nothing to do
     total = select(real, total, c64(0));
-  auto loop = scf::ForOp::create(b, loc, widen(worker), total, c64(mergeWorkers), Registers(n, cf(0)));
+  auto loop = scf::ForOp::create(b, loc, widen(worker), total, c64(mergeWorkers(kernel)), Registers(n, cf(0)));
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(loop.getBody());

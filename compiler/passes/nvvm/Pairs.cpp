@@ -31,8 +31,8 @@ void KernelLowering::emit(tile::StashOp op) {
       stashes[r].memory = base;
     if (kernel.getKind() == "sweep")
       return; // a kernel before this one has filled it
-    block = add(narrow(mul(rowGroup, mergeWorkers)), worker);
-    step = c32(blocksPerHead(kernel) * mergeWorkers);
+    block = add(narrow(mul(rowGroup, mergeWorkers(kernel))), worker);
+    step = c32(blocksPerHead(kernel) * mergeWorkers(kernel));
   } else {
     stashHeadBytes += count * bytes;
     base = stashBase();
