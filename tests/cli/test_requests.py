@@ -44,6 +44,13 @@ class Requests(unittest.TestCase):
             with self.subTest(given):
                 self.refused(request({"latents": given}), f"number of latents {said} is not supported", "use 1 to 4096")
 
+    def test_a_single_sweep(self):
+        self.assertIsNone(answer(request(only="mixer_forward:1")))
+        self.refused(request(only="mixer_forward:2"), "there is no sweep 'mixer_forward:2'; name one as function:number")
+        self.refused(request(only="mixer_forward"), "there is no sweep 'mixer_forward'")
+        self.refused(request(only="a:0}, cse"), "only 'a:0}, cse' is not supported; name a sweep as function:number, such as mixer_forward:0")
+        self.refused(request(only=1), "only 1 is not supported; it must be a string")
+
     def test_what_is_missing(self):
         text = json.dumps({"mixer": {}, "target": "sm_80"})
         self.refused(text, "head dimension is missing; use 1 to 128 as head_dim")
