@@ -281,13 +281,13 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   }
 
   /// Where the exponential unit is what a sweep waits for, some exponentials go to the FMA pipe. In bf16 up to half of them, made in bf16 at once: the results' pooled errors
-  /// stay within 1.25 times SDPA's up to 128 latents, beyond that fewer (bench/LOG.md; schedules.md I.1). Joint sweeps wait for other things.
+  /// stay within 1.25 times SDPA's (bench/LOG.md; schedules.md I.1). Fewer where matrix instructions take more of the issue slots; joint sweeps wait for other things.
   static StringRef exponentials(const Demand &d) {
     if (!d.half || d.weights != 1 || d.scoreTerms > 2 || (!d.attends && d.channels > 16))
       return "mufu";
     if (d.f16)
       return d.tokenRows ? "poly3:3" : "poly3:5";
-    return d.attends && d.latents <= 128 ? "bits:8" : "bits:6";
+    return !d.attends ? "bits:6" : d.channels <= 16 ? "bits:8" : "bits:5";
   }
 
   /// Bytes of parked latent operands, a head.

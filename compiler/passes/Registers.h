@@ -42,7 +42,7 @@ inline int64_t mergeWorkers(tile::KernelOp kernel) {
       if (auto t = mlir::dyn_cast<tile::TileType>(v.getType()))
         channels = std::max(channels, t.getD());
   });
-  return channels <= 8 ? 32 : channels <= 32 ? 16 : 8;
+  return channels <= 32 ? 16 : 8;
 }
 
 /// Blocks that each head has in such a kernel; in a `park` kernel each worker has 16 latents.

@@ -71,6 +71,7 @@ for dtype in bf16 fp32 fp16; do
 done
 # Random cases, split over the processor's cores, which compile most of the time, and what else does.
 start layouts "layouts, repeatability, streams, graphs, non-finite values" python3 tests/gpu/layouts.py
+start configurations "twenty random configurations, put before the ops as tuned" python3 tests/gpu/configurations.py --jobs 6
 start masks "masks, lengths, packed sequences" env FLAREC_TEST_DEVICE=cuda python3 tests/ops/test_masks.py
 pooled=()
 for dtype in bf16 fp32 fp16; do
