@@ -2,14 +2,16 @@
 # Everything that needs a GPU, in one call: accuracy against fp64, layouts, repeatability, compute-sanitizer, training, benchmarks. One line a check.
 # Wants a build in build/ (lib/libflarec_compiler.so, lib/libflarec_torch.so, bin/flare-train, and bin/flarec) and a python3 with PyTorch.
 #
-#   tests/gpu/run.sh [--quick] [OUTPUT_DIRECTORY]
+#   tests/gpu/run.sh [--quick] [--random CASES] [OUTPUT_DIRECTORY]        (1000 random cases, 64 with --quick)
 #
 # Writes summary.txt, accuracy.txt and bench*.json into the directory (default: a temporary one), ends with the number of failures.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 quick=0
-[ "${1:-}" = --quick ] && { quick=1; shift; }
+random=1000
+[ "${1:-}" = --quick ] && { quick=1; random=64; shift; }
+[ "${1:-}" = --random ] && { random=$2; shift 2; }
 out=${1:-$(mktemp -d)}
 mkdir -p "$out"
 export PYTHONUNBUFFERED=1
@@ -78,7 +80,6 @@ for dtype in bf16 fp32 fp16; do
   (cd tests/ops && python3 accuracy.py --device cuda --pooled --head-dims 4 8 16 32 --dtypes $dtype) > "$out/pooled-$dtype.txt" 2>&1 &
   pooled+=($!)
 done
-random=$([ $quick = 1 ] && echo 64 || echo 1000)
 workers=16
 share=$((((random + workers - 1) / workers + 3) / 4 * 4)) # consecutive seeds share kernels by fours
 pids=()
