@@ -80,7 +80,7 @@ def check(args, number, shape, sweeps, device):
         (folder / "tables").mkdir()
         wanted = table(device, shape, sweeps, choice)
         (folder / "tables/device.json").write_text(json.dumps(wanted))
-        environment = {**os.environ, "FLAREC_TUNE_DIR": str(folder / "tables"), "FLAREC_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "FLAREC_TUNE_DIR": str(folder / "tables"), "FLAREC_TEST_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
         repeat = [sys.executable, "-c", REPEAT, shape[2], str(shape[3]), str(shape[4])]
         steps = {"accuracy": [sys.executable, "tests/ops/accuracy.py", "--device", "cuda", "--only-failures", "--head-dims", str(shape[3]), "--latents", str(shape[4]),
                               "--tokens", "0", "1", "65", "4099", "--dtypes", shape[1], "--scores", "1", "10"],

@@ -20,7 +20,10 @@ def library_path():
 
 
 def fresh_cache():
-    """An empty cache for this process and its children: a test must not run what an older compiler has left."""
+    """An empty cache for this process and its children: a test must not run what an older compiler has left. $FLAREC_TEST_CACHE_DIR: who gives it looks into it."""
+    if directory := os.environ.get("FLAREC_TEST_CACHE_DIR"):
+        os.environ["FLAREC_CACHE_DIR"] = directory
+        return
     directory = tempfile.mkdtemp(prefix="flarec-test-")
     os.environ["FLAREC_CACHE_DIR"] = directory
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
