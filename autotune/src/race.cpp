@@ -35,10 +35,10 @@ void Race::enter(size_t sweep, size_t candidate, Trial trial) {
 void Race::glance() {
   Runner &runner = runners.back();
   double least = time(runner, 1);
-  // The least of several: compilers are at work, and may keep a launch waiting.
-  // What runs for long does not mind, and takes more time than there is.
-  int again = times[runner.sweep] > 1 ? 3 : 1;
-  for (int i = 0; i < again && least < 3 * best[runner.sweep]; ++i)
+  // The least of several: compilers are at work, and may keep a launch waiting
+  // for milliseconds, so one that is far off says nothing, two do.
+  int again = times[runner.sweep] > 1 ? 3 : 2;
+  for (int i = 0; i < again && (i < 2 || least < 3 * best[runner.sweep]); ++i)
     least = std::min(least, time(runner, std::max(1, times[runner.sweep] / 3)));
   best[runner.sweep] = std::min(best[runner.sweep], least);
   if (runner.candidate && least > 1.5 * best[runner.sweep]) {

@@ -85,16 +85,16 @@ const std::vector<Knob> gpu = {
      [](Facts, Chosen c) {
        return latentRows(c) ? Values{"shared"} : Values{"shared", "fast", "none"};
      }},
-    // Where the model sees no difference the first is tried first: four blocks of
-    // columns at once keep the pipes busy; more take longer to compile.
+    // Where the model sees no difference the first is tried first: what the
+    // heuristic has knows most; four blocks of columns at once keep the pipes
+    // busy; more take longer to compile.
     {"unroll", Knob::Detail,
      [](Facts f, Chosen c) {
        int64_t columns = ceilDiv(latentRows(c) ? field(c, "tile") : f.latents, 16);
-       Values values;
-       for (int64_t once : {4, 2, 8, 1})
-         if (once < columns)
+       Values values = numbers({field(f.heuristic, "unroll")});
+       for (int64_t once : {4, 2, 8, 1, 0})
+         if (once < columns && once != field(f.heuristic, "unroll"))
            values.push_back(std::to_string(once));
-       values.push_back("0");
        return values;
      }},
     {"sums", Knob::Detail, [](Facts, Chosen) { return Values{"mma", "add"}; }},

@@ -83,7 +83,8 @@ TEST(Ranking, KernelsDoNotDependOnTheirLaunch) {
 
 /// A shipped configuration that this compiler refuses is reported to users, who then run the heuristic's.
 TEST(ShippedTables, CanBeRun) {
-  for (const Table &table : Database({}, /*withShipped=*/true).tables())
+  Database database({}, /*withShipped=*/true);
+  for (const Table &table : database.tables())
     for (const Entry &entry : table.entries) {
       const Shape &shape = entry.shape;
       MixerDescription d{.headDim = shape.headDim, .latents = shape.latents, .dtype = shape.dtype, .gradients = "qkv", .target = table.device.target};
