@@ -30,6 +30,8 @@ struct Propagation {
   DenseMap<Value, Layout> layouts;
   std::deque<Value> work;
   LogicalResult status = success();
+  /// Of contractions that end in token values: are a lane's channels neighbours? Then one store takes them, but nobody may want them as a left operand.
+  bool toStore = true;
 
   Layout restricted(const Layout &l, TileType t) { return l.restrictedTo(t.getN(), t.getM(), t.getD()); }
 
@@ -39,6 +41,8 @@ struct Propagation {
     auto [it, isNew] = layouts.try_emplace(v, l);
     if (isNew)
       work.push_back(v);
+    else if (!(it->second == l) && toStore)
+      status = failure(); // once more without
     else if (!(it->second == l)) {
       Operation *op = v.getDefiningOp() ? v.getDefiningOp() : v.getParentBlock()->getParentOp();
       status = op->emitOpError() << "a tile is wanted in two layouts, " << it->second.str() << " and " << l.str();
@@ -178,28 +182,36 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
     getOperation().walk([&](tile::KernelOp kernel) {
       if (target == "host")
         return assignHostLayouts(kernel);
-      Propagation p;
-      if (kernel.getKind() == "merge")
-        merge(kernel, p);
-      else
-        gpuSweep(kernel, p);
-      p.run();
-      // What no contraction asked for follows its rows.
-      if (succeeded(p.status) && kernel.getKind() != "merge") {
-        Axis r = axis(kernel.getConfigAttr().getRows());
-        kernel.walk([&](Operation *op) {
-          for (Value v : op->getResults())
-            if (TileType t = tileType(v); t && !p.layouts.count(v)) {
-              p.assign(v, t.getD() ? fragment::row(r, units(t)) : fragment::rowVector(r));
-              p.run();
-            }
-        });
-      }
+      Propagation p = layoutsOf(kernel, true);
+      if (failed(p.status))
+        p = layoutsOf(kernel, false);
       if (failed(p.status))
         return signalPassFailure();
       for (auto &[v, l] : p.layouts)
         const_cast<Value &>(v).setType(tileType(v).withLayout(toAttr(&getContext(), l)));
     });
+  }
+
+  Propagation layoutsOf(tile::KernelOp kernel, bool toStore) {
+    Propagation p;
+    p.toStore = toStore;
+    if (kernel.getKind() == "merge") {
+      merge(kernel, p);
+      p.run();
+      return p;
+    }
+    gpuSweep(kernel, p);
+    p.run();
+    // What no contraction asked for follows its rows.
+    Axis r = axis(kernel.getConfigAttr().getRows());
+    kernel.walk([&](Operation *op) {
+      for (Value v : op->getResults())
+        if (TileType t = tileType(v); t && succeeded(p.status) && !p.layouts.count(v)) {
+          p.assign(v, t.getD() ? fragment::row(r, units(t)) : fragment::rowVector(r));
+          p.run();
+        }
+    });
+    return p;
   }
 
   void merge(tile::KernelOp kernel, Propagation &p) {
@@ -215,7 +227,6 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
     Index rows = config.getRows(), cols = tile::columnsOf(rows);
     Axis r = axis(rows), c = axis(cols);
     bool mmaSums = config.getSums() == "mma";
-    SmallVector<tile::ContractOp> toTokens; // what is stored for tokens, of latents in any layout
     kernel.walk([&](Operation *op) {
       TypeSwitch<Operation *>(op)
           .Case([&](tile::ContractOp op) {
@@ -233,13 +244,11 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
             Axis kept = op.getOver() == cols ? r : c;
             p.assign(op.getA().front(), fragment::pair(r, c));
             int count = units(tileType(op.getOut()));
-            if (kept == Axis::n && rows == Index::n && llvm::isPowerOf2_32(count)) {
-              toTokens.push_back(op);
-              return;
-            }
-            p.assign(op.getB().front(), fragment::weight(axis(op.getOver()), units(tileType(op.getB().front()))));
-            p.assign(op.getOut(), fragment::row(kept, units(tileType(op.getOut()))));
-            p.assign(op.getAcc(), fragment::row(kept, units(tileType(op.getOut()))));
+            bool toStore = p.toStore && kept == Axis::n && rows == Index::n && llvm::isPowerOf2_32(count);
+            Layout out = toStore ? fragment::rowToStore(kept, count) : fragment::row(kept, count);
+            p.assign(op.getB().front(), toStore ? fragment::weightToStore(axis(op.getOver()), count) : fragment::weight(axis(op.getOver()), count));
+            p.assign(op.getOut(), out);
+            p.assign(op.getAcc(), out);
           })
           .Case([&](tile::SumOp op) {
             p.assign(op.getX(), fragment::pair(r, c));
@@ -281,19 +290,6 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
               }
           });
     });
-    p.run();
-    // Nobody else wants most of these in a layout of their own: then a lane's channels are neighbours.
-    for (tile::ContractOp op : toTokens) {
-      int count = units(tileType(op.getOut()));
-      Axis over = axis(op.getOver());
-      auto wanted = p.layouts.find(op.getOut());
-      bool free = wanted == p.layouts.end() || wanted->second == fragment::rowToStore(r, count);
-      Layout out = free ? fragment::rowToStore(r, count) : fragment::row(r, count);
-      p.assign(op.getB().front(), free ? fragment::weightToStore(over, count) : fragment::weight(over, count));
-      p.assign(op.getOut(), out);
-      p.assign(op.getAcc(), out);
-      p.run();
-    }
   }
 };
 } // namespace

@@ -208,7 +208,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         // What lies in global memory comes through the first-level cache, which one block's workers share well and those of several heads don't (bench/LOG.md).
         heads = minBlocks = 1;
         warps = 8;
-        if (park == "none" && d.weights > 1) {
+        if (park == "none" && d.weights > 1 && !d.joint) {
           workerRows = units == 2 && d.half ? 32 : 16;
           unroll = 2 - blocks % 2; // what the next block reads is under way while this one is worked on
         }

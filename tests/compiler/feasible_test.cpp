@@ -276,7 +276,7 @@ TEST(Feasible, SharedMemoryIsAsPredicted) {
             sweep.setConfigAttr(config);
             predicted[f].push_back(sharedBytes(config, sweep));
           }
-        ASSERT_TRUE(p.run("flare-to-tile{target=sm_90a},tile-assign-layouts{target=sm_90a},cse,tile-to-nvvm{target=sm_90a}"));
+        ASSERT_TRUE(p.run("flare-to-tile{target=sm_90a},tile-assign-layouts{target=sm_90a},tile-park,cse,tile-to-nvvm{target=sm_90a}"));
         auto manifest = llvm::cantFail(llvm::json::parse(p.module->getOperation()->getAttrOfType<StringAttr>("flarec.manifest").getValue()));
         for (auto &f : *manifest.getAsArray()) {
           auto &expected = predicted[f.getAsObject()->getString("name")->str()];

@@ -224,7 +224,7 @@ TEST_P(RandomFunction, LowersOrSaysWhyNot) {
                             ",flare-share-exponentials{wide=false}";
       ASSERT_TRUE(d.tries(planned)) << why << p.text();
       std::string text = d.text();
-      if (d.tries("flare-configure" + o + ",flare-to-tile" + o + ",tile-assign-layouts" + o + ",cse" + (target == "host" ? "" : ",tile-to-nvvm" + o)))
+      if (d.tries("flare-configure" + o + ",flare-to-tile" + o + ",tile-assign-layouts" + o + ",tile-park,cse" + (target == "host" ? "" : ",tile-to-nvvm" + o)))
         ++lowered;
       else {
         EXPECT_FALSE(why.empty()) << text;
