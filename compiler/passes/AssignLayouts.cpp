@@ -76,7 +76,7 @@ struct Propagation {
             bool same = bool(t.getN()) == bool(from.getN()) && bool(t.getM()) == bool(from.getM()) && bool(t.getD()) == bool(from.getD());
             if (!same)
               llvm::erase_if(r.registers, [](const Basis &b) { return b.step == 0; });
-            if (same && layouts.count(o))
+            if (same && !t.getD() && layouts.count(o))
               continue; // a sum and a plain vector may meet
             assign(o, r);
           }

@@ -113,7 +113,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   tile::ConfigAttr gpu(const Demand &d, flare::SweepOp sweep) {
     auto warps = [](tile::ConfigAttr c) { return c.getHeads() * c.getWorkers() * c.getMinBlocks(); };
     auto config = gpu(d, sweep, "shared");
-    if (!d.tokenRows || (parkedExactly(sweep, "shared") <= sharedForParking() * 3 / 4 && warps(config) >= 4))
+    if (!d.tokenRows || !d.latents || (parkedExactly(sweep, "shared") <= sharedForParking() * 3 / 4 && warps(config) >= 4))
       return config;
     config = gpu(d, sweep, "fast");
     if (d.safe && parkedExactly(sweep, "fast") <= sharedForParking() * 7 / 8 && warps(config) >= 8)

@@ -120,7 +120,7 @@ def Tile_StageType : Tile_Type<"Stage", "stage"> {
 }
 
 def Tile_StashType : Tile_Type<"Stash", "stash"> {
-  let summary = "a latent operand parked in fast memory";
+  let summary = "a latent operand parked in fast memory, or in the workspace";
   let description = [{
     `!tile.stash<m=128, d=8, bf16>`: this worker's latents, kept in the order in which lanes hold them, so that reading a block back
     is one vector load a lane.

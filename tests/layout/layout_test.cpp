@@ -79,6 +79,30 @@ TEST(Fragments, TF32PermutesBothSidesOfKAlike) {
     }
 }
 
+//===-- Columns permuted, so that a lane's channels are neighbours -----------------------------------------===//
+
+TEST(Fragments, ResultsToStoreAreTheSameProductWithItsColumnsPermuted) {
+  for (int units : {1, 2, 4, 8, 16}) {
+    Layout plain = fragment::row(n, units), b = fragment::weight(m, units), out = fragment::rowToStore(n, units), permuted = fragment::weightToStore(m, units);
+    ASSERT_EQ(out.registerCount(), plain.registerCount());
+    // Column j of unit u of the instructions is the channel that the right operand's lanes of it hold.
+    auto channel = [&](int u, int j) { return permuted.element(4 * u, 4 * j)[d]; };
+    for (int i = 0; i < out.registerCount(); ++i)
+      for (int lane = 0; lane < 32; ++lane) {
+        int column = plain.element(i, lane)[d];
+        EXPECT_EQ(out.element(i, lane)[n], plain.element(i, lane)[n]);
+        EXPECT_EQ(out.element(i, lane)[d], channel(column / 8, column % 8)) << "register " << i << " of lane " << lane << ", " << units << " units";
+        EXPECT_EQ(permuted.element(i, lane)[m], b.element(i, lane)[m]);
+        EXPECT_EQ(permuted.element(i, lane)[d], channel(b.element(i, lane)[d] / 8, b.element(i, lane)[d] % 8));
+      }
+    // A lane's channels of a row, of which there are two a unit, follow one another.
+    for (int i = 0; i < out.registerCount(); ++i)
+      EXPECT_EQ(out.element(i, 0)[d], i % 2 + 2 * (i / 4));
+    EXPECT_EQ(out.copies(16, 0, 8 * units), 1);
+    EXPECT_EQ(permuted.copies(0, 16, 8 * units), 1);
+  }
+}
+
 //===-- Coverage ------------------------------------------------------------------------------------------===//
 
 TEST(Layout, FragmentsHoldEachElementOnce) {
