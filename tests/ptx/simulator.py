@@ -7,28 +7,31 @@ What it is strict about, beyond results:
   * every byte read was written before, lies in an allocation, and is aligned to the size of the access;
   * shared memory has no races between warps: for each word the last writer and reader, and the barriers since;
   * bytes that an asynchronous copy is to bring are not touched before its thread has waited for it;
-  * instructions for a whole warp find all of its lanes there.
+  * instructions for a whole warp find all of its lanes there, those for a warpgroup its four warps;
+  * registers and shared memory that asynchronous products (wgmma) work on are not touched before these were waited for, and what they
+    read was made visible to them by fences.
 What it is not: a model of time. Approximations of the special function unit are rounded results here (their 1-2 ulp are missing), and
 a tensor core's sum is exact and then cut to f32, where hardware cuts addends too.
 
 Here are the launch and the order in which threads go; simulated_gpu/ has what they execute.
 
-The semantics are those of NVIDIA's PTX ISA (9.0), sections 9.7.1-9.7.15; fragments: 9.7.15.5.
+The semantics are those of NVIDIA's PTX ISA (9.0), sections 9.7.1-9.7.15; fragments: 9.7.14.5, of a warpgroup's matrices 9.7.15.5.
 """
 
 from collections import Counter
 
 import numpy as np
 
-from simulated_gpu import WARP, Fault, arithmetic, transfers, warps
+from simulated_gpu import WARP, WARPGROUP, Fault, arithmetic, transfers, warpgroups, warps
 from simulated_gpu.memory import GlobalMemory
 from simulated_gpu.parsing import parse_module
 from simulated_gpu.threads import Threads
 
 __all__ = ["Fault", "GlobalMemory", "launch", "parse_module"]
 
-OPCODES = {**arithmetic.OPCODES, **transfers.OPCODES, **warps.OPCODES}
-WHOLE_WARP = set(warps.OPCODES)
+OPCODES = {**arithmetic.OPCODES, **transfers.OPCODES, **warps.OPCODES, **warpgroups.OPCODES}
+TEAMS = {**dict.fromkeys(warps.OPCODES, "warp"), "wgmma": "warpgroup"}  # whose threads must all be at the instruction
+TEAM_SIZES = {"warp": WARP, "warpgroup": WARPGROUP}
 CONTROL = {"bra", "bar", "barrier", "ret"}  # what they do is in Launch.run
 STEPS = 20_000_000  # more is a loop without end
 
@@ -56,9 +59,11 @@ class Launch:
         if i.opcode not in OPCODES:
             raise Fault(f"the simulator has no {'.'.join(i.parts)}: {i.text}")
         run = OPCODES[i.opcode](self.threads, i, i.parts, i.operands)
+        if self.threads.flights:
+            run = self.threads.flights.guard(self.threads, i, run)
         if i.predicate is None:
             return run
-        row, wanted = self.threads.registers["p"][i.predicate], not i.negated
+        row, wanted = self.threads.row(i.predicate), not i.negated
 
         def predicated(at):
             chosen = np.nonzero(self.threads.of(row, at) == wanted)[0]
@@ -74,14 +79,16 @@ class Launch:
         steps = 0
         counter = np.zeros(count, np.int64)
         waiting = np.zeros(count, bool)  # at a barrier
-        parked = np.zeros(count, bool)  # at an instruction for a whole warp, until its other lanes come
+        parked = np.zeros(count, bool)  # at an instruction for a whole warp or warpgroup, until its other threads come
         alive = np.ones(count, bool)
         with np.errstate(all="ignore"):
             while alive.any():
                 ready = alive & ~waiting & ~parked
                 if not ready.any():
                     reason = "some threads of a block wait at a barrier that others never reach"
-                    reason = "a warp's lanes are apart for good" if parked.any() else reason
+                    if parked.any():
+                        several = all(TEAMS[code[pc].opcode] == "warpgroup" for pc in counter[parked])
+                        reason = "a warpgroup's warps are apart for good" if several else "a warp's lanes are apart for good"
                     raise Fault(f"{self.kernel.name}: {reason}")
                 pc = int(counter[ready].min())
                 here = alive & ~waiting & (counter == pc)
@@ -93,12 +100,13 @@ class Launch:
                 at = None if len(group) == count else group
                 while True:
                     i = code[pc]
-                    if at is not None and i.opcode in WHOLE_WARP:
-                        lanes = np.bincount(group // WARP, minlength=count // WARP)[group // WARP]
-                        if (lanes != WARP).any():
+                    if at is not None and i.opcode in TEAMS:
+                        team, size = getattr(self.threads, TEAMS[i.opcode])[group], TEAM_SIZES[TEAMS[i.opcode]]
+                        present = np.bincount(team)[team]
+                        if (present != size).any():
                             counter[group] = pc
-                            parked[group[lanes != WARP]] = True
-                            group = group[lanes == WARP]
+                            parked[group[present != size]] = True
+                            group = group[present == size]
                             if not len(group):
                                 break
                             at = group
@@ -110,8 +118,7 @@ class Launch:
                         if i.predicate is None:
                             pc = i.target
                         else:
-                            row = self.threads.registers["p"][i.predicate]
-                            taken = self.threads.of(row, at) != i.negated
+                            taken = self.threads.of(self.threads.row(i.predicate), at) != i.negated
                             if taken.all():
                                 pc = i.target
                             elif not taken.any():

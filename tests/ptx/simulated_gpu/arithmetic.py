@@ -187,19 +187,22 @@ def compare(threads, i, p, o):
 
 
 def move(threads, i, p, o):
-    if o[0].kind == "vector":  # {low, high}, 32 bits
-        (low, high), source = (threads.writer(e, "b16") for e in o[0].value), threads.reader(o[1], "b32")
+    if "vector" in (o[0].kind, o[1].kind):  # {low, high}
+        bits = 4 * SIZES[p[-1]]
+        half, both = TYPES[f"b{bits}"], TYPES[f"b{2 * bits}"]
+    if o[0].kind == "vector":
+        (low, high), source = (threads.writer(e, f"b{bits}") for e in o[0].value), threads.reader(o[1], f"b{2 * bits}")
 
         def unpack(at):
             x = source(at)
-            low(at, (x & 0xFFFF).astype(np.uint16))
-            high(at, (x >> 16).astype(np.uint16))
+            low(at, x.astype(half))
+            high(at, (x >> both(bits)).astype(half))
 
         return unpack
     if o[1].kind == "vector":
-        low, high = (threads.reader(e, "b16") for e in o[1].value)
-        write = threads.writer(o[0], "b32")
-        return lambda at: write(at, low(at).astype(np.uint32) | (high(at).astype(np.uint32) << 16))
+        low, high = (threads.reader(e, f"b{bits}") for e in o[1].value)
+        write = threads.writer(o[0], f"b{2 * bits}")
+        return lambda at: write(at, low(at).astype(both) | (high(at).astype(both) << both(bits)))
     return threads.elementwise(o[0], p[-1], o[1:], p[-1], lambda x: x)
 
 

@@ -4,13 +4,14 @@ import numpy as np
 
 from . import Fault
 from .memory import FREE, GLOBAL_BASE, WRITTEN_ALL
-from .races import GRAIN
+from .races import GRAIN, SEVERAL
 
 
-def check(threads, i, space, where, size, parts, at, is_write, asynchronous=False):
+def check(threads, i, space, where, size, parts, at, is_write, asynchronous=False, whole_warpgroup=False):
     """The index of the access's first element in the view of that size; faults where the access is wrong.
 
-    where: addresses of the active threads `at`, which access `parts` elements of `size` bytes in instruction i."""
+    where: addresses of the active threads `at`, which access `parts` elements of `size` bytes in instruction i; of each for all
+    warps of its warpgroup, perhaps."""
     total = size * parts
 
     def fault(what, wrong):
@@ -39,19 +40,26 @@ def check(threads, i, space, where, size, parts, at, is_write, asynchronous=Fals
             raise fault("outside of every allocation", (state & 3) == FREE)
     if space == "shared":
         words = start // GRAIN if total <= GRAIN else (start // GRAIN)[:, None] + np.arange(total // GRAIN)
-        check_races(threads, i, words, at, is_write, asynchronous)
+        check_races(threads, i, words, at, is_write, asynchronous, whole_warpgroup)
     return index
 
 
-def check_races(threads, i, words, at, is_write, asynchronous):
+def check_races(threads, i, words, at, is_write, asynchronous, whole_warpgroup):
     races = threads.shared.races
-    warp, epoch = threads.of(threads.warp, at), threads.epoch[threads.of(threads.block, at)]
+    thread, warp, block = threads.indices(at), threads.of(threads.warp, at), threads.of(threads.block, at)
     if words.ndim == 2:
-        warp, epoch = np.broadcast_to(warp[:, None], words.shape), np.broadcast_to(epoch[:, None], words.shape)
+        thread, warp, block = (np.broadcast_to(t[:, None], words.shape) for t in (thread, warp, block))
+    if whole_warpgroup:
+        warp = SEVERAL
+    epoch = threads.epoch[block]
+    if is_write and threads.proxies and (busy := threads.proxies.busy(words, block, threads.flights.complete)).any():
+        raise Fault(f"write to shared memory that a wgmma in flight reads, {threads.name(np.argwhere(busy)[0][0], at)}: {i.text}")
     if found := races.hazard(words, warp, epoch, is_write):
         hazard, wrong = found
         raise Fault(f"{hazard} in shared memory, {threads.name(np.argwhere(wrong)[0][0], at)}: {i.text}")
     if is_write:
         races.write(words, warp, epoch, pending=asynchronous)
+        if threads.proxies:
+            threads.proxies.write(words, thread)
     else:
         races.read(words, warp, epoch)

@@ -4,7 +4,7 @@ results; what a barrier does not separate is found by this account of it."""
 import numpy as np
 
 GRAIN = 2  # bytes that are tracked together, a word: the smallest access but for bytes, of which warps have even numbers side by side
-SEVERAL = -2  # warps that read a word
+SEVERAL = -2  # warps that read a word, in one instruction perhaps
 
 
 class Races:

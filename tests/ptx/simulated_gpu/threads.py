@@ -4,8 +4,10 @@ The active threads are an array of indices, `at`, or None for all of them, which
 
 import numpy as np
 
-from . import WARP, Fault
+from . import WARP, WARPGROUP, Fault
+from .flights import Flights
 from .memory import SharedMemory
+from .proxies import Proxies
 
 TYPES = {
     "b8": np.uint8, "u8": np.uint8, "b16": np.uint16, "u16": np.uint16, "s16": np.int16, "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "f32": np.float32,
@@ -28,6 +30,7 @@ class Threads:
         thread = np.arange(self.count)
         self.block = (thread // per_block).astype(np.int64)
         self.warp = (thread // WARP).astype(np.int32)
+        self.warpgroup = self.block * -(-per_block // WARPGROUP) + thread % per_block // WARPGROUP
         self.special = {
             "tid.x": (thread % per_block).astype(np.uint32),
             "ctaid.x": (self.block + first_block).astype(np.uint32),
@@ -39,10 +42,18 @@ class Threads:
         self.epoch = np.zeros(blocks, np.int32)  # barriers that a block has passed
         self.groups = np.zeros(self.count, np.int32)  # of asynchronous copies, committed
         self.copies = []  # (threads, words of shared memory [thread, word], group of each)
+        # Of kernels with asynchronous products; others need not pay for it.
+        products = any(i.opcode == "wgmma" for i in kernel.code)
+        self.flights = Flights(kernel, self.count) if products else None
+        self.proxies = Proxies(self, len(self.shared.races.writer), WARPGROUP) if products else None
 
     def of(self, row, at):
         """The elements of the active threads."""
         return row if at is None else row[at]
+
+    def row(self, operand):
+        """A register of all threads."""
+        return self.registers[operand.name][operand.index]
 
     def indices(self, at):
         return np.arange(self.count) if at is None else at
@@ -56,7 +67,7 @@ class Threads:
         """A function of the active threads that gives the operand's values."""
         dtype, size = TYPES[kind], SIZES[kind]
         if operand.kind == "register":
-            row = self.registers[operand.name][operand.index]
+            row = self.row(operand)
             if size == 1 and row.dtype.itemsize == 2:  # st.b8 %rs: the lower half
                 row = row.view(np.uint8)[::2]
             elif row.dtype != dtype:
@@ -83,7 +94,7 @@ class Threads:
         """A function of the active threads and their values that puts these into the operand."""
         if operand.kind == "sink":
             return lambda at, values: None
-        row, dtype = self.registers[operand.name][operand.index], TYPES[kind]
+        row, dtype = self.row(operand), TYPES[kind]
         # A narrow value goes into a wide register as it is, with zeros above: ld.global.b16 %r.
         if row.dtype != dtype and row.dtype.itemsize == SIZES[kind]:
             row = row.view(dtype)

@@ -101,6 +101,8 @@ def wait(threads, allowed, at):
         owners = owner[arrived]
         warp, epoch = threads.warp[owners], threads.epoch[threads.block[owners]]
         threads.shared.races.write(words[arrived], warp[:, None], epoch[:, None])
+        if threads.proxies:  # a fence before the wait does not help
+            threads.proxies.write(words[arrived], owners[:, None])
         if not arrived.all():
             kept.append((owner[~arrived], words[~arrived], group[~arrived]))
     threads.copies = kept

@@ -1,5 +1,5 @@
 """Instructions that the 32 lanes of a warp execute together: they move values between lanes, or multiply matrices whose elements are
-spread over them (the fragments of PTX ISA 9.7.15.5). Functions as in arithmetic."""
+spread over them (the fragments of PTX ISA 9.7.14.5). Functions as in arithmetic."""
 
 import re
 
