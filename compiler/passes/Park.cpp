@@ -16,10 +16,12 @@ using flare::FlareTensorType;
 namespace {
 
 /// Bytes of a stash's results for 16 latents, as lanes hold them.
-int64_t bytesOfBlock(tile::StashOp stash) {
+FailureOr<int64_t> bytesOfBlock(tile::StashOp stash) {
   int64_t bytes = 0;
   for (Value v : stash.getRegion().front().getTerminator()->getOperands()) {
     auto t = cast<tile::TileType>(v.getType());
+    if (!t.getLayout())
+      return stash.emitOpError("has tiles without a layout; run tile-assign-layouts first");
     Layout l = layoutOf(t);
     bytes += int64_t(l.registerCount()) * l.distinctLanes() * bytesOf(t.getElement());
   }
@@ -55,9 +57,12 @@ Value addWorkspace(tile::ProgramOp program, FlareTensorType type, const Twine &n
   return block.insertArgument(at, type, program.getLoc());
 }
 
-void park(tile::ProgramOp program, tile::KernelOp sweep, tile::StashOp stash) {
+LogicalResult park(tile::ProgramOp program, tile::KernelOp sweep, tile::StashOp stash) {
   OpBuilder b(sweep);
-  auto type = FlareTensorType::get(b.getContext(), false, blocksOf(stash.getLatents()), bytesOfBlock(stash) / 4, b.getF32Type());
+  auto bytes = bytesOfBlock(stash);
+  if (failed(bytes))
+    return failure();
+  auto type = FlareTensorType::get(b.getContext(), false, blocksOf(stash.getLatents()), *bytes / 4, b.getF32Type());
   std::string name = ("park_" + sweep.getSymName().split('_').second).str();
   stash.getTensorMutable().assign(addWorkspace(program, type, name));
   auto kernel = tile::KernelOp::create(b, stash.getLoc(), name, "park", sweep.getSweep(), sweep.getConfigAttr());
@@ -68,6 +73,7 @@ void park(tile::ProgramOp program, tile::KernelOp sweep, tile::StashOp stash) {
   for (Operation *op : neededBy(stash, sweep.getRegion().front()))
     b.clone(*op, map);
   b.clone(*stash, map);
+  return success();
 }
 
 struct Park : flarec::impl::ParkBase<Park> {
@@ -77,8 +83,8 @@ struct Park : flarec::impl::ParkBase<Park> {
       for (auto kernel : llvm::make_early_inc_range(program.getOps<tile::KernelOp>()))
         if (kernel.getKind() == "sweep")
           for (auto stash : kernel.getOps<tile::StashOp>())
-            if (stash.getMemory() && !stash.getTensor())
-              park(program, kernel, stash);
+            if (stash.getMemory() && !stash.getTensor() && failed(park(program, kernel, stash)))
+              return signalPassFailure();
   }
 };
 } // namespace

@@ -41,6 +41,12 @@ struct TileToHost : flarec::impl::TileToHostBase<TileToHost> {
             manifest.addSweep(kernel);
           continue;
         }
+        bool inMemory = false;
+        kernel.walk([&](tile::StashOp stash) { inMemory |= stash.getMemory(); });
+        if (inMemory || kernel.getKind() == "park") {
+          kernel.emitOpError("parks latents in memory, which the host does not: there they lie in the cache; use park = \"shared\"");
+          return signalPassFailure();
+        }
         std::string name = (program.getSymName() + "_" + kernel.getSymName()).str();
         int64_t scratch = 0;
         if (failed(lower(b, program, kernel, name, scratch)))

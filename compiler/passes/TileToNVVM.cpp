@@ -155,6 +155,8 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
         program.erase();
         continue;
       }
+      if (failed(checkParked(program)))
+        return signalPassFailure();
       manifest.beginFunction(program);
       for (auto kernel : program.getOps<tile::KernelOp>()) {
         bool isSweep = kernel.getKind() == "sweep", hasAny = isSweep && selection.isAll();
@@ -177,6 +179,30 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
       program.erase();
     }
     module->setAttr("flarec.manifest", manifest.attribute());
+  }
+
+  /// What a sweep reads in memory a park kernel before it fills, which does nothing else.
+  LogicalResult checkParked(tile::ProgramOp program) {
+    DenseSet<Value> filled;
+    int64_t sweeps = 0;
+    for (auto kernel : program.getOps<tile::KernelOp>())
+      if (kernel.getKind() == "sweep")
+        ++sweeps;
+    for (auto kernel : program.getOps<tile::KernelOp>()) {
+      bool isPark = kernel.getKind() == "park";
+      if (isPark && kernel.getSweep() >= sweeps)
+        return kernel.emitOpError() << "parks for sweep " << kernel.getSweep() << "; there are " << sweeps;
+      for (Operation &op : kernel.getRegion().front()) {
+        auto stash = dyn_cast<tile::StashOp>(op);
+        if (isPark && stash && stash.getMemory())
+          filled.insert(stash.getTensor());
+        else if (isPark && !isa<tile::MaxNormOp>(op) && op.getDialect()->getNamespace() != "arith")
+          return op.emitOpError("is in a park kernel, which fills a tile.stash in memory and does nothing else");
+        else if (stash && stash.getTensor() && !filled.contains(stash.getTensor()))
+          return stash.emitOpError("is read in memory, and no park kernel before this one fills it; run tile-park, or leave its kernel where it was");
+      }
+    }
+    return success();
   }
 
   LogicalResult lower(OpBuilder &b, tile::ProgramOp program, tile::KernelOp kernel, StringRef name, bool aligned, int64_t &shared) {

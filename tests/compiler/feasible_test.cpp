@@ -232,6 +232,17 @@ const Hopeless hopeless[] = {
        %r = flare.contract %x, %y over n : !flare.tensor<n, m=4, f32>, !flare.tensor<n, d=8, f32>
        return %r : !flare.tensor<m=4, d=8, f32> })",
      "a kernel meets each block of pairs once"},
+    {"host", R"(func.func @f(%k: !flare.tensor<n, d=12, f32>) -> !flare.tensor<n, f32> {
+       %e = flare.exp2 %k : !flare.tensor<n, d=12, f32>
+       %r = flare.sum %e over d : !flare.tensor<n, d=12, f32>
+       return %r : !flare.tensor<n, f32> })",
+     "adds up what is not 0 in the channels that pad it to a power of two; use as many channels"},
+    {"sm_90a", R"(func.func @f(%k: !flare.tensor<n, d=4, f32>) -> !flare.tensor<n, f32> {
+       %s = flare.sum %k over d : !flare.tensor<n, d=4, f32>
+       %e = flare.add %k, %s : !flare.tensor<n, d=4, f32>, !flare.tensor<n, f32>
+       %r = flare.contract %e, %e over d : !flare.tensor<n, d=4, f32>, !flare.tensor<n, d=4, f32>
+       return %r : !flare.tensor<n, f32> })",
+     "adds up what is not 0 in the channels that pad it"},
 };
 
 TEST(Feasible, WhatNoConfigurationHelps) {

@@ -26,6 +26,10 @@ void KernelLowering::emit(tile::StashOp op) {
       status = op.emitOpError("lies in no tensor; run tile-park first");
       return;
     }
+    if (int64_t given = tensors[op.getTensor()].type.getChannels() * 4; given != bytes) {
+      status = op.emitOpError() << "lies in rows of " << given << " bytes, and 16 latents take " << bytes << "; leave the tensor to tile-park";
+      return;
+    }
     base = rowAddress(tensors[op.getTensor()], c64(0));
     for (Value r : op.getResults())
       stashes[r].memory = base;

@@ -477,19 +477,30 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
                                            : SmallVector<Basis>{{Axis::n, 2}, {Axis::n, 4}, {Axis::d, 1}, {Axis::d, 2}, {Axis::d, 4}};
   if (isHalf(e) && (!channelsFirst || llvm::equal(l.lanes, quads)))
     return readMatrices(s, l, row, present);
-  Value base = offset(s.address, widen(add(mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes), mul(laneCoordinate(l, Axis::d), size))));
+  Value tileRow = offset(s.address, widen(mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes))), laneChannel = laneCoordinate(l, Axis::d);
+  Value base = offset(tileRow, widen(mul(laneChannel, size)));
   int64_t together = channelsFirst ? 2 : 1;
+  // Where channels are padded, and lanes hold those that a register's number alone does not tell, some lanes have none.
+  bool uneven = stage.getD() > present && llvm::any_of(l.lanes, [&](const Basis &b) { return b.axis == Axis::d && b.step * 2 > 8; });
   for (int64_t i = 0; i < count; i += together) {
     Coordinates c = l.element(int(i), 0);
-    Value at = offset(base, c[Axis::n] * s.slot.rowBytes + c[Axis::d] * size);
+    Value at = offset(base, c[Axis::n] * s.slot.rowBytes + c[Axis::d] * size), isThere;
+    if (uneven) {
+      Value channel = add(laneChannel, c[Axis::d]);
+      isThere = lt(channel, c32(present));
+      at = offset(offset(tileRow, widen(mul(min(channel, c32(present - together)), size))), c[Axis::n] * s.slot.rowBytes);
+    }
+    Registers x;
     if (c[Axis::d] >= present)
-      r.append(isHalf(e) ? 1 : together, isHalf(e) ? c32(0) : cf(0));
+      x.append(isHalf(e) ? 1 : together, isHalf(e) ? c32(0) : cf(0));
     else if (isHalf(e))
-      r.push_back(load(i32(), at, 4));
+      x.push_back(load(i32(), at, 4));
     else if (channelsFirst)
-      r.append(loadVector(f32(), 2, at));
+      x.append(loadVector(f32(), 2, at));
     else
-      r.push_back(load(f32(), at, 4));
+      x.push_back(load(f32(), at, 4));
+    for (Value v : x)
+      r.push_back(isThere ? select(isThere, v, isHalf(e) ? c32(0) : cf(0)) : v);
   }
   return r;
 }

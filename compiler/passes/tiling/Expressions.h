@@ -99,10 +99,18 @@ struct Expressions {
           return element == f32() ? a : tile::CastOp::create(b, loc, tileType(a).withElement(element), a);
         })
         .Case([&](flare::ContractOp op) { // over d: a dot product of rows
-          return reduceChannels(binary<tile::MulOp>(asOperand(op.getA()), asOperand(op.getB())));
+          return sumOfChannels(op, binary<tile::MulOp>(asOperand(op.getA()), asOperand(op.getB())));
         })
-        .Case([&](flare::SumOp op) { return reduceChannels(eval(op.getA())); })
+        .Case([&](flare::SumOp op) { return sumOfChannels(op, eval(op.getA())); })
         .Default([&](Operation *) { return unknown(v); });
+  }
+
+  Value sumOfChannels(Operation *op, Value x) {
+    int64_t d = typeOf(op->getOperand(0)).getChannels();
+    if (tileType(x).getD() != d && llvm::none_of(op->getOperands(), [](Value o) { return vanishesInPadding(o); }) && succeeded(storage.status))
+      storage.status = op->emitError() << "no kernel computes " << op->getResult(0).getType() << " this way: it adds up what is not 0 in the channels that pad " << d << " to "
+                                       << tileType(x).getD() << "; use as many channels";
+    return reduceChannels(x);
   }
 
   /// What no tile op makes: an error, and some tile to go on with.

@@ -8,6 +8,27 @@
 using namespace flarec;
 using namespace flarec::tiling;
 
+bool flarec::tiling::vanishesInPadding(Value v) {
+  if (!typeOf(v) || !typeOf(v).getChannels())
+    return false;
+  Operation *op = v.getDefiningOp();
+  if (!op || isa<flare::SweepOp>(op))
+    return true;
+  auto vanishes = [](Value o) { return vanishesInPadding(o); };
+  if (isa<flare::AddOp, flare::SubOp>(op))
+    return llvm::all_of(op->getOperands(), vanishes);
+  return isa<flare::MulOp, flare::ScaleOp, flare::NegOp, flare::CastOp, flare::ContractOp, flare::AttendOp>(op) && llvm::any_of(op->getOperands(), vanishes);
+}
+
+bool flarec::tiling::addsUpPadding(Operation *op, bool host) {
+  if (!isa<flare::SumOp, flare::ContractOp>(op) || overOf(op) != Index::d)
+    return false;
+  int64_t d = 0;
+  for (Value o : op->getOperands())
+    d = std::max(d, typeOf(o).getChannels());
+  return padded(d, host) != d && llvm::none_of(op->getOperands(), [](Value o) { return vanishesInPadding(o); });
+}
+
 bool tiling::isStored(Value v) {
   return typeOf(v) && (isa<BlockArgument>(v) || v.getDefiningOp<flare::SweepOp>() ||
                        llvm::any_of(v.getUsers(), [](Operation *u) { return isa<func::ReturnOp>(u); }));
