@@ -35,6 +35,7 @@
 #include "llvm/Support/SourceMgr.h"
 #include <chrono>
 #include <mutex>
+#include <set>
 
 using namespace mlir;
 using namespace flarec;
@@ -453,6 +454,13 @@ struct Compiler {
         for (llvm::json::Object *kernel : kernelsOf(*json))
           if (auto symbol = kernel->getString("symbol"); !symbol || !StringRef(ptx).contains((".entry " + *symbol + "(").str()))
             return error("the PTX has no entry '" + symbol.value_or("") + "', which the manifest names; names in an edited stage must agree");
+        std::vector<std::string> entries;
+        llvm::SmallVector<StringRef> parts;
+        StringRef(ptx).split(parts, ".entry ");
+        for (StringRef part : llvm::drop_begin(parts))
+          entries.push_back(part.take_until([](char c) { return c == '(' || isspace(c); }).str());
+        if (auto e = namesAll(*json, entries))
+          return std::move(e);
         if (request.report)
           if (auto e = report(ptx))
             return std::move(e);
@@ -503,6 +511,17 @@ struct Compiler {
                      "', but the code has none of that name; names in an edited stage must agree");
       (*kernel)["code"] = blob->second;
     }
+    return namesAll(functions, llvm::map_range(blobOf, [](auto &blob) { return blob.first; }));
+  }
+
+  /// All kernels of a function take the same slots, so one that the manifest lacks tells that they are another function's.
+  template <typename Range> static llvm::Error namesAll(llvm::json::Value &functions, Range &&entries) {
+    std::set<std::string> named;
+    for (llvm::json::Object *kernel : kernelsOf(functions))
+      named.insert(kernel->getString("symbol").value_or("").str());
+    for (const std::string &entry : entries)
+      if (!named.count(entry))
+        return error("the code has the kernel '" + entry + "', which the manifest does not name; a stage made with a configuration is put back with the same one");
     return llvm::Error::success();
   }
 

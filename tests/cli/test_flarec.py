@@ -259,6 +259,14 @@ class Stages(Case):
                 self.refused("compile", *other, *stage, says=[says, "a stage of the same description"])
                 self.assertFalse(os.path.exists(self.path("m.flare")))
 
+    def test_a_stage_of_another_configuration(self):
+        parked = ["--config", '{mixer_forward = [{}, {park = "none"}]}']
+        self.compile(*SMALL, "--target", "sm_90a", *parked, "--dump-stages", self.path("parked"), "-o", self.path("m.flare"))
+        for name in ("5-llvm.ll", "6-ptx.ptx"):
+            back = ["--target", "sm_90a", "--from-stage", self.path("parked/" + name), "-o", self.path("m.flare")]
+            self.compile(*SMALL, *back, *parked)
+            self.refused("compile", *SMALL, *back, says=["mixer_forward_park_2", "the same one"])
+
     def test_a_stage_without_its_manifest(self):
         self.compile(*SMALL, "--target", "sm_90a", "--dump-stages", self.path("stages"))
         text = (self.folder / "stages/4-nvvm.mlir").read_text()
