@@ -477,8 +477,9 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
                                            : SmallVector<Basis>{{Axis::n, 2}, {Axis::n, 4}, {Axis::d, 1}, {Axis::d, 2}, {Axis::d, 4}};
   if (isHalf(e) && (!channelsFirst || llvm::equal(l.lanes, quads)))
     return readMatrices(s, l, row, present);
-  Value tileRow = offset(s.address, widen(mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes))), laneChannel = laneCoordinate(l, Axis::d);
-  Value base = offset(tileRow, widen(mul(laneChannel, size)));
+  Value laneChannel = laneCoordinate(l, Axis::d), laneBytes = mul(laneChannel, size);
+  Value tileRow = mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes);
+  Value base = offset(s.address, widen(add(tileRow, laneBytes)));
   int64_t together = channelsFirst ? 2 : 1;
   // Where channels are padded, and lanes hold those that a register's number alone does not tell, some lanes have none.
   bool uneven = stage.getD() > present && llvm::any_of(l.lanes, [&](const Basis &b) { return b.axis == Axis::d && b.step * 2 > 8; });
@@ -488,7 +489,7 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
     if (uneven) {
       Value channel = add(laneChannel, c[Axis::d]);
       isThere = lt(channel, c32(present));
-      at = offset(offset(tileRow, widen(mul(min(channel, c32(present - together)), size))), c[Axis::n] * s.slot.rowBytes);
+      at = offset(offset(s.address, widen(add(tileRow, mul(min(channel, c32(present - together)), size)))), c[Axis::n] * s.slot.rowBytes);
     }
     Registers x;
     if (c[Axis::d] >= present)
