@@ -134,7 +134,7 @@ struct Rules {
         what = " by a cast of pairs; they are rounded where they are contracted";
       else if (pairs == 2 && isa<flare::ContractOp>(op))
         what = " by contracting two pair values; multiply them with flare.mul and add up with flare.sum";
-      else if (addsUpPadding(op, host)) {
+      else if (isa<flare::SumOp, flare::ContractOp>(op) && addsUpPadding(op, padded(typeOf(op->getOperand(0)).getChannels(), host))) {
         type = op->getOperand(0).getType();
         what = ", and adds up what is not 0 in the channels that pad it to a power of two; use as many channels";
       } else if (makesPairs && !isa<flare::AddOp, flare::SubOp, flare::MulOp, flare::NegOp, flare::Exp2Op, flare::ScaleOp, flare::ContractOp>(op))

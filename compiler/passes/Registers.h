@@ -45,6 +45,11 @@ inline int64_t mergeWorkers(tile::KernelOp kernel) {
   return channels <= 32 ? 16 : 8;
 }
 
+/// Of a block on a GPU.
+inline int64_t threadsOf(tile::KernelOp kernel) {
+  return kernel.getKind() == "sweep" ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers(kernel);
+}
+
 /// Blocks that each head has in such a kernel; in a `park` kernel each worker has 16 latents.
 inline int64_t blocksPerHead(tile::KernelOp kernel) {
   int64_t latents = 1, covered = kernel.getKind() == "park" ? mergeWorkers(kernel) * tile::blockSize : mergeRows;

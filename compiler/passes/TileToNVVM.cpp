@@ -172,8 +172,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
           return signalPassFailure();
         if (hasAny && failed(lower(b, program, kernel, name + "_any", false, shared)))
           return signalPassFailure();
-        manifest.addKernel(program, kernel, name, isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers(kernel), shared,
-                           hasAny ? name + "_any" : "", blocksPerHead(kernel));
+        manifest.addKernel(program, kernel, name, threadsOf(kernel), shared, hasAny ? name + "_any" : "", blocksPerHead(kernel));
       }
       manifest.endFunction();
       program.erase();
@@ -230,7 +229,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
     auto func = LLVM::LLVMFuncOp::create(b, loc, name, LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(b.getContext()), types),
                                          LLVM::Linkage::External, false, LLVM::CConv::PTX_Kernel);
     bool isSweep = kernel.getKind() == "sweep";
-    int64_t threads = isSweep ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers(kernel);
+    int64_t threads = threadsOf(kernel);
     int64_t minBlocks = isSweep ? kernel.getConfigAttr().getMinBlocks() : 1;
     func.setPassthroughAttr(b.getArrayAttr({b.getStrArrayAttr({"nvvm.maxntid", std::to_string(threads)}),
                                             b.getStrArrayAttr({"nvvm.minctasm", std::to_string(minBlocks)})}));
@@ -262,7 +261,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
       }
     if (l.range && isSweep)
       l.keepToRange();
-    Value first = kernel.getKind() == "merge" ? l.mul(l.rowGroup, 32)
+    Value first = kernel.getKind() == "merge" ? l.mul(l.rowGroup, mergeRows)
                   : isSweep && kernel.getConfigAttr().getRows() == Index::m
                       ? l.mul(l.add(l.mul(l.rowGroup, kernel.getConfigAttr().getWorkers()), l.widen(l.worker)), kernel.getConfigAttr().getWorkerRows())
                       : l.c64(0);

@@ -17,6 +17,9 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+import artefact
+
 # dtype as the ops, accuracy.py and PyTorch name it, D, M.
 SHAPES = [(*names, d, m) for names in (("bf16", "bf16", "bfloat16"), ("f32", "fp32", "float32"), ("f16", "fp16", "float16")) for d, m in ((8, 128), (4, 256), (16, 64), (32, 128), (8, 512))]
 
@@ -61,8 +64,7 @@ def table(device, shape, sweeps, choice):
 def was_used(cache, wanted):
     """Does a cached artefact have exactly these sweeps? Of a manifest's fields tile, heads, row groups and blocks tell."""
     for path in cache.glob("*/*.flare"):
-        data = path.read_bytes()
-        manifest = json.loads(data[48 : 48 + int.from_bytes(data[40:48], "little")])
+        manifest, _ = artefact.read_artefact(path.read_bytes())
         for function in manifest["functions"]:
             sweeps = wanted["entries"][0]["functions"].get(function["name"])
             fields = ("tile", "heads", "row_groups", "blocks")

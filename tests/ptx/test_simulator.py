@@ -13,34 +13,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE), os.path.join(os.path.dirname(HERE), "ops")]
 import artefact
 import simulator
+import small_kernel
 from simulator import Fault
 
 LIBRARY = os.environ.get("FLAREC_COMPILER_LIBRARY", "build/lib/libflarec_compiler.so")
 
-MODULE = """
-.version 8.1
-.target sm_90a
-.address_size 64
-.extern .shared .align 16 .b8 memory[];
-.visible .entry kernel(
-	.param .u64 .ptr .global .align 1 kernel_param_0,
-	.param .u64 kernel_param_1
-)
-{
-	.reg .pred 	%%p<9>;
-	.reg .b16 	%%rs<9>;
-	.reg .b32 	%%r<40>;
-	.reg .b64 	%%rd<20>;
-	ld.param.b64 	%%rd1, [kernel_param_0];
-	mov.u32 	%%r1, %%tid.x;
-	mul.wide.u32 	%%rd2, %%r1, 4;
-	add.s64 	%%rd3, %%rd1, %%rd2;
-	mov.b64 	%%rd4, memory;
-	add.s64 	%%rd5, %%rd4, %%rd2;
-%s
-	ret;
-}
-"""
+PARAMETERS = [".param .u64 .ptr .global .align 1 kernel_param_0", ".param .u64 kernel_param_1"]
 
 
 def run(body, words, threads=64, shared=4096, blocks=1, size=None):
@@ -49,7 +27,7 @@ def run(body, words, threads=64, shared=4096, blocks=1, size=None):
     data = np.asarray(words)
     address = memory.allocate(data.nbytes if size is None else size)
     memory.write(address, data.tobytes())
-    kernel = simulator.parse_module(MODULE % body)["kernel"]
+    kernel = simulator.parse_module(small_kernel.module(body, PARAMETERS))["kernel"]
     simulator.launch(memory, kernel, blocks, threads, shared, [address, 7])
     return np.frombuffer(memory.read(address, data.nbytes), data.dtype)
 

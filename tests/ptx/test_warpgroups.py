@@ -11,34 +11,20 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import simulator
+import small_kernel
 from simulator import Fault
 
-MODULE = """
-.version 8.1
-.target sm_90a
-.address_size 64
-.extern .shared .align 1024 .b8 memory[];
-.visible .entry kernel(
-	.param .u64 .ptr .global .align 16 kernel_param_0
-)
-{
-	.reg .pred 	%%p<9>;
-	.reg .b16 	%%rs<9>;
-	.reg .b32 	%%r<40>;
-	.reg .b32 	%%f<300>;
-	.reg .b64 	%%rd<20>;
-	ld.param.b64 	%%rd1, [kernel_param_0];
-	mov.u32 	%%r1, %%tid.x;
-	mul.wide.u32 	%%rd2, %%r1, 4;
-	add.s64 	%%rd3, %%rd1, %%rd2;
-	mov.b64 	%%rd4, memory;
-	add.s64 	%%rd5, %%rd4, %%rd2;
-	mul.wide.u32 	%%rd6, %%r1, 16;
-	add.s64 	%%rd7, %%rd1, %%rd6;
-%s
-	ret;
-}
+# Accumulators, and the thread's 16 bytes of the array in %rd7.
+OWN = """
+	.reg .b32 	%f<300>;
+	mul.wide.u32 	%rd6, %r1, 16;
+	add.s64 	%rd7, %rd1, %rd6;
 """
+
+
+def parse(body):
+    return simulator.parse_module(small_kernel.module(OWN + body, [".param .u64 .ptr .global .align 16 kernel_param_0"], alignment=1024))["kernel"]
+
 
 SHARED = 32768  # bytes of the image of shared memory, which comes first in the kernel's array; then a lane's parts of A; then results
 OTHER = 16384  # where a second matrix begins
@@ -156,7 +142,7 @@ def run(body, matrices=(), a=None, columns=8, threads=128, bits=bf16, image=None
     memory = simulator.GlobalMemory(1 << 20)
     address = memory.allocate(data.nbytes)
     memory.write(address, data.tobytes())
-    kernel = simulator.parse_module(MODULE % body)["kernel"]
+    kernel = parse(body)
     simulator.launch(memory, kernel, 1, threads, SHARED, [address])
     out = np.frombuffer(memory.read(address, data.nbytes), np.float32)[-(threads * columns // 2) :].reshape(threads, -1)
     result = np.full((-(-threads // 128), 64, columns), np.nan)
@@ -381,7 +367,7 @@ class Blocks(unittest.TestCase):
         memory = simulator.GlobalMemory(1 << 20)
         address = memory.allocate(128)
         memory.write(address, bytes(128))
-        simulator.launch(memory, simulator.parse_module(MODULE % body)["kernel"], 1, 32, 256, [address])
+        simulator.launch(memory, parse(body), 1, 32, 256, [address])
         return np.frombuffer(memory.read(address, 128), np.int32)
 
     def test_names(self):

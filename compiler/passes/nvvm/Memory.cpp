@@ -219,7 +219,7 @@ void KernelLowering::emit(tile::MaxNormOp op) {
     r = maxNaN(r, shuffleXor(r, int64_t(1) << i));
   if (workers > 1) {
     Value warp = shr(thread, 5), first = sub(warp, worker);
-    sharedBytes = std::max<int64_t>(sharedBytes, 4 * (kernel.getKind() == "sweep" ? workers * config.getHeads() : workers));
+    sharedBytes = std::max<int64_t>(sharedBytes, threadsOf(kernel) / 32 * 4);
     store(r, offset(shared, widen(mul(warp, 4))), 4);
     barrier();
     r = cf(0);

@@ -473,9 +473,8 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
   }
   int64_t present = s.slot.slotBytes / size; // channels, whole units of 8; beyond them only padding
   bool channelsFirst = l.registers[0] == Basis{Axis::d, 1};
-  SmallVector<Basis> quads = channelsFirst ? SmallVector<Basis>{{Axis::d, 2}, {Axis::d, 4}, {Axis::n, 1}, {Axis::n, 2}, {Axis::n, 4}}
-                                           : SmallVector<Basis>{{Axis::n, 2}, {Axis::n, 4}, {Axis::d, 1}, {Axis::d, 2}, {Axis::d, 4}};
-  if (isHalf(e) && (!channelsFirst || llvm::equal(l.lanes, quads)))
+  // Rows as operands, transposed or not; those in the layout of results are not what ldmatrix gives.
+  if (isHalf(e) && (!channelsFirst || llvm::equal(l.lanes, fragment::row(Axis::n, 1).lanes)))
     return readMatrices(s, l, row, present);
   Value laneChannel = laneCoordinate(l, Axis::d), laneBytes = mul(laneChannel, size);
   Value tileRow = mul(add(row, laneCoordinate(l, Axis::n)), s.slot.rowBytes);

@@ -106,10 +106,10 @@ struct Expressions {
   }
 
   Value sumOfChannels(Operation *op, Value x) {
-    int64_t d = typeOf(op->getOperand(0)).getChannels();
-    if (tileType(x).getD() != d && llvm::none_of(op->getOperands(), [](Value o) { return vanishesInPadding(o); }) && succeeded(storage.status))
-      storage.status = op->emitError() << "no kernel computes " << op->getResult(0).getType() << " this way: it adds up what is not 0 in the channels that pad " << d << " to "
-                                       << tileType(x).getD() << "; use as many channels";
+    int64_t width = tileType(x).getD();
+    if (addsUpPadding(op, width) && succeeded(storage.status))
+      storage.status = op->emitError() << "no kernel computes " << op->getResult(0).getType() << " this way: it adds up what is not 0 in the channels that pad "
+                                       << typeOf(op->getOperand(0)).getChannels() << " to " << width << "; use as many channels";
     return reduceChannels(x);
   }
 

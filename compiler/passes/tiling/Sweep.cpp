@@ -20,13 +20,9 @@ bool flarec::tiling::vanishesInPadding(Value v) {
   return isa<flare::MulOp, flare::ScaleOp, flare::NegOp, flare::CastOp, flare::ContractOp, flare::AttendOp>(op) && llvm::any_of(op->getOperands(), vanishes);
 }
 
-bool flarec::tiling::addsUpPadding(Operation *op, bool host) {
-  if (!isa<flare::SumOp, flare::ContractOp>(op) || overOf(op) != Index::d)
-    return false;
-  int64_t d = 0;
-  for (Value o : op->getOperands())
-    d = std::max(d, typeOf(o).getChannels());
-  return padded(d, host) != d && llvm::none_of(op->getOperands(), [](Value o) { return vanishesInPadding(o); });
+bool flarec::tiling::addsUpPadding(Operation *op, int64_t width) {
+  return overOf(op) == Index::d && typeOf(op->getOperand(0)).getChannels() != width &&
+         llvm::none_of(op->getOperands(), [](Value o) { return vanishesInPadding(o); });
 }
 
 bool tiling::isStored(Value v) {

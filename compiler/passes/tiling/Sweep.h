@@ -21,8 +21,8 @@ inline bool isLatents(Value v) { return typeOf(v) && typeOf(v).getLatents() && !
 inline int64_t padded(int64_t d, bool host) { return std::max<int64_t>(host ? 4 : 8, llvm::PowerOf2Ceil(d)); }
 /// Is v 0 in the channels that pad it? What is stored is, and what is made of it by products and sums.
 bool vanishesInPadding(Value v);
-/// An op over d that would add up what pads its operands: products of two, where neither is 0 there, and sums of what is not.
-bool addsUpPadding(Operation *op, bool host);
+/// Would a contraction or a sum, if it is over d, add up what pads its operands to `width` channels? Products of two do where neither is 0 there, and sums of what is not.
+bool addsUpPadding(Operation *op, int64_t width);
 
 /// How an operand is made from its value: f32, rounded to 16 bits, one of the two addends of a split (of `splitType`), or f32 times log2(e).
 enum class Form { Wide, Round, High, Low, Base2 };
