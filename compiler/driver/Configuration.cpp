@@ -52,8 +52,9 @@ Fields flarec::fieldsOf(tile::ConfigAttr config) {
     begin = i + 1;
   }
   // What has its default is not printed.
-  if (llvm::none_of(fields, [](auto &f) { return f.first == "column_workers"; }))
-    fields.push_back({"column_workers", llvm::itostr(config.getColumnWorkers())});
+  for (auto [name, value] : {std::pair("column_workers", llvm::itostr(config.getColumnWorkers())), std::pair("matrix", printed(config.getMatrix()))})
+    if (llvm::none_of(fields, [name = StringRef(name)](auto &f) { return f.first == name; }))
+      fields.push_back({name, value});
   return fields;
 }
 

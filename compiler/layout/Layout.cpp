@@ -146,6 +146,9 @@ Layout fragment::rowToStore(Axis r, int units) {
 Layout fragment::weightToStore(Axis k, int units) {
   return {join({{{k, 1}, {k, 8}}, steps(Axis::d, 2, 2 * units)}), {{k, 2}, {k, 4}, {Axis::d, 1}, {Axis::d, 2 * units}, {Axis::d, 4 * units}}};
 }
+Layout fragment::columnToStore(Axis k, int units) {
+  return {join({{{Axis::d, 1}}, steps(Axis::d, 2, 2 * units), {{k, 8}}}), {{Axis::d, 2 * units}, {Axis::d, 4 * units}, {k, 1}, {k, 2}, {k, 4}}};
+}
 Layout fragment::rowVector(Axis r) { return {{{r, 8}}, {copy, copy, {r, 1}, {r, 2}, {r, 4}}}; }
 Layout fragment::rowSum(Axis r) { return {{copy, {r, 8}}, {copy, copy, {r, 1}, {r, 2}, {r, 4}}}; }
 Layout fragment::columnVector(Axis c) { return {{{c, 1}, {c, 8}}, {{c, 2}, {c, 4}, copy, copy, copy}}; }

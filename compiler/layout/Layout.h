@@ -86,6 +86,9 @@ Layout weight(Axis k, int units);
 /// one store. Units are a power of two.
 Layout rowToStore(Axis r, int units);
 Layout weightToStore(Axis k, int units);
+/// k × d: right operand of a contraction of pairs over k by a warpgroup, which lies in memory; registers on the way there hold what those of `column` do, with channels
+/// permuted as weightToStore has them.
+Layout columnToStore(Axis k, int units);
 /// One number a row, the same in the four lanes of a quad.
 Layout rowVector(Axis r);
 /// A row sum made by the matrix instruction: the accumulator's even and odd columns are equal.

@@ -246,7 +246,10 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
             int count = units(tileType(op.getOut()));
             bool toStore = p.toStore && kept == Axis::n && rows == Index::n && llvm::isPowerOf2_32(count);
             Layout out = toStore ? fragment::rowToStore(kept, count) : fragment::row(kept, count);
-            p.assign(op.getB().front(), toStore ? fragment::weightToStore(axis(op.getOver()), count) : fragment::weight(axis(op.getOver()), count));
+            Axis over = axis(op.getOver());
+            Layout right = config.hasGroups() ? (toStore ? fragment::columnToStore(over, count) : fragment::column(over, count))
+                                              : toStore ? fragment::weightToStore(over, count) : fragment::weight(over, count);
+            p.assign(op.getB().front(), right);
             p.assign(op.getOut(), out);
             p.assign(op.getAcc(), out);
           })

@@ -234,7 +234,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       if (!d.tokenRows && (units >= 4 || !d.attends || !d.half))
         unroll = !d.half && !d.attends && d.scoreTerms <= 2 ? 1 : std::min<int64_t>(units == 4 && d.attends && d.half && !d.f16 ? 4 : 2, tile / 16);
       return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
-                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks, sharers);
+                                   limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks, sharers, text("mma"));
     };
     // Counted exactly it may still be too much: first what each head parks, then what waits, then who shares a multiprocessor.
     auto fits = [&] {
@@ -294,7 +294,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   int64_t parkedExactly(flare::SweepOp sweep, StringRef park) {
     auto bytes = [&](StringRef park) {
       auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
-      return sharedBytes(tile::ConfigAttr::get(&getContext(), Index::n, 16, 1, 1, 1, 16, 2, 0, 1, text("add"), text("mufu"), text(park), 1, 1), sweep);
+      return sharedBytes(tile::ConfigAttr::get(&getContext(), Index::n, 16, 1, 1, 1, 16, 2, 0, 1, text("add"), text("mufu"), text(park), 1, 1, text("mma")), sweep);
     };
     return bytes(park) - bytes("none");
   }
@@ -308,9 +308,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     int64_t heads = 8, blocks = 32;
     int64_t columns = std::max<int64_t>(1, std::min<int64_t>(8, 128 / std::max<int64_t>(4, llvm::PowerOf2Ceil(d.channels))));
     if (d.tokenRows)
-      return tile::ConfigAttr::get(ctx, Index::n, 16, heads, 1, 1, 16, 4, columns, blocks, text("add"), text("poly5"), text("shared"), 1, 1);
+      return tile::ConfigAttr::get(ctx, Index::n, 16, heads, 1, 1, 16, 4, columns, blocks, text("add"), text("poly5"), text("shared"), 1, 1, text("mma"));
     return tile::ConfigAttr::get(ctx, Index::m, 64, heads, 1, 1, std::max<int64_t>(16, roundUp(d.latents, 16)), 1, columns, blocks, text("add"), text("poly5"),
-                                 text("shared"), 1, 1);
+                                 text("shared"), 1, 1, text("mma"));
   }
 };
 } // namespace

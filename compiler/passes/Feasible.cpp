@@ -57,6 +57,11 @@ int64_t parkedBytes(Value v, Use use, int64_t latents) {
 }
 } // namespace
 
+/// Do a group's products read the token's staged rows, so that they lie in planes (nvvm/Warpgroup.cpp)?
+static bool liesInPlanes(tile::ConfigAttr config, Value token) {
+  return config.hasGroups() && config.getRows() == Index::m && typeOf(token).getChannels();
+}
+
 int64_t flarec::sharedBytes(tile::ConfigAttr config, flare::SweepOp sweep) {
   int64_t parked = 0, stage = 0, heads = config.getHeads();
   if (config.getRows() == Index::n && config.getPark() != "none")
@@ -66,7 +71,10 @@ int64_t flarec::sharedBytes(tile::ConfigAttr config, flare::SweepOp sweep) {
     int64_t size = bytesOf(typeOf(v).getElement()), channels = typeOf(v).getChannels();
     // 16 bytes between rows (32 for f32) keep the eight rows of a fragment in different banks.
     int64_t row = channels ? roundUp(channels, 8) * size * heads + (size == 2 ? 16 : 32) : size * heads;
-    stage += roundUp(row * config.getTile(), 16);
+    if (liesInPlanes(config, v))
+      stage += channels * size / 16 * (config.getTile() * 16 + 16) * heads;
+    else
+      stage += roundUp(row * config.getTile(), 16);
   }
   // Parts of sums over columns, each worker's (tile.combine).
   int64_t parts = 0;
@@ -336,6 +344,8 @@ struct Rules {
         return false;
       }
     }
+    if (c.hasGroups() && !groupsMultiply())
+      return false;
     GpuLimits limits = *gpuLimits(target);
     int64_t threads = c.getThreads();
     int64_t most = std::min(limits.blocksPerMultiprocessor, limits.threadsPerMultiprocessor / threads);
@@ -345,6 +355,54 @@ struct Rules {
       return false;
     }
     return true;
+  }
+
+  /// Products of groups: their right operands come from fast memory as they are, and their left ones are never transposed.
+  bool groupsMultiply() {
+    auto no = [&](const llvm::Twine &reason) {
+      why << "matrix = \"wgmma\", but " << reason << "; use matrix = \"mma\"";
+      return false;
+    };
+    if (target != "sm_90a")
+      return no(target + " has no matrix instructions of warpgroups");
+    if (!half)
+      return no("f32 tokens are no operands of a 16-bit matrix instruction");
+    if (isJoint(c, sweep))
+      return no("it contracts pairs over their rows, and a group's left operands are not transposed");
+    if (c.getPark() != "shared")
+      return no("park = " + c.getPark().getValue() + ", and right operands are read from fast memory");
+    if (int64_t once = c.getUnroll() ? c.getUnroll() : columnBlocks; once * tile::blockSize > 256)
+      return no(llvm::Twine(once) + " blocks of columns at once (unroll = " + llvm::Twine(c.getUnroll()) + ") are " + llvm::Twine(once * tile::blockSize) +
+                " columns, and an instruction has 256");
+    std::string reason;
+    for (Region &r : sweep->getRegions())
+      r.walk([&](Operation *op) {
+        auto fits = [&](Value v, Form form) {
+          if (int64_t d = typeOf(v).getChannels(); d % 16 || d > 256)
+            reason = "it contracts values of " + std::to_string(d) + " channels, and an instruction takes multiples of 16, 256 at most";
+          else if (isTokens(v) && !tokenRows && (!isStored(v) || typeOf(v).getElement() != half || form != Form::Round))
+            reason = "it contracts with token values that are made in the sweep, and right operands are read as they were staged";
+        };
+        if (auto dot = dyn_cast<flare::ContractOp>(op); dot && isPair(dot.getOut())) {
+          Value x = dot.getA(), y = dot.getB();
+          for (Value *v : {&x, &y})
+            if (auto scaled = scaledStored(*v, half))
+              *v = scaled->stored;
+          for (auto [f, g] : addendsOf(x, y, half)) {
+            fits(x, f);
+            fits(y, g);
+          }
+        } else if (reduces(op) && !addsUp(op)) {
+          Value w = isa<flare::AttendOp>(op) ? cast<flare::AttendOp>(op).getV() : isPair(op->getOperand(0)) ? op->getOperand(1) : op->getOperand(0);
+          for (auto [pairs, form] : addendsOf(op, half))
+            fits(w, form);
+        } else if (!tokenRows) {
+          for (Value v : op->getOperands())
+            if (typeOf(v) && isTokens(v) && isStored(v) && typeOf(v).getChannels())
+              reason = "it makes other values of tokens that it contracts with";
+        }
+      });
+    return reason.empty() || no(reason);
   }
 
   bool fitsSharedMemory() {

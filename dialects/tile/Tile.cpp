@@ -99,7 +99,8 @@ static constexpr int64_t largest = 65536;
 // What holds for any sweep on any target; what depends on them is asked by `feasible` (compiler/passes/Feasible.h).
 LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index rows, int64_t tile, int64_t heads,
                                  int64_t rowGroups, int64_t workers, int64_t workerRows, int64_t stages, int64_t unroll,
-                                 int64_t blocks, StringAttr sums, StringAttr exp, StringAttr park, int64_t minBlocks, int64_t columnWorkers) {
+                                 int64_t blocks, StringAttr sums, StringAttr exp, StringAttr park, int64_t minBlocks, int64_t columnWorkers,
+                                 StringAttr matrix) {
   if (rows == Index::d)
     return error() << "rows are tokens (n) or latents (m), not channels (d)";
   for (auto [name, value, unit] : {std::tuple("tile", tile, blockSize), std::tuple("worker_rows", workerRows, blockSize),
@@ -131,6 +132,11 @@ LogicalResult ConfigAttr::verify(function_ref<InFlightDiagnostic()> error, Index
     return error() << "park = " << park << " must be \"shared\", \"fast\" or \"none\"";
   if (rows == Index::m && park.getValue() != "shared")
     return error() << "park = " << park << " must be \"shared\" where rows = m: latent operands are in registers, nothing is parked";
+  if (matrix.getValue() != "mma" && matrix.getValue() != "wgmma")
+    return error() << "matrix = " << matrix << " must be \"mma\" or \"wgmma\"";
+  if (matrix.getValue() == "wgmma" && (workers % groupWorkers || columnWorkers != 1))
+    return error() << "matrix = \"wgmma\" takes workers in groups of " << groupWorkers << " that all have rows of their own: workers = " << workers << ", column_workers = "
+                   << columnWorkers << " must be a multiple of " << groupWorkers << ", and 1";
   if (failed(parseExponentials(exp.getValue())))
     return error() << "exp = " << exp << " must be \"mufu\", \"poly5\", or \"poly3:k\" or \"bits:k\" with k from 0 to 16";
   return success();

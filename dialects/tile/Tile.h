@@ -33,4 +33,6 @@ TileType resize(TileType type, Index i, int64_t size);
 
 /// Scores come in blocks of this many rows and columns: the matrix instruction's M, and its K in 16-bit types.
 constexpr int64_t blockSize = 16;
+/// Workers whose matrix instructions are one (`matrix = "wgmma"`): a warpgroup.
+constexpr int64_t groupWorkers = 4;
 } // namespace flarec::tile

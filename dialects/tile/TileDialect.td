@@ -68,6 +68,7 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
     | exp | `mufu`: the exponential unit; `poly3:k`, `bits:k`: of fast bodies, k of 16 pairs of columns on the FMA pipe instead; `poly5`: all by a polynomial | `mufu`; `poly3:k` with 16-bit tokens; `bits:k` with bf16 | `poly5` |
     | park | latent operands that are parked in fast memory: `shared`: all; `fast`: those of fast bodies; `none`: none. The others lie in global memory, where a kernel of their own puts them | `fast`, `none` only where rows = n | `shared` |
     | min_blocks | resident blocks an SM to compile for (sets the register limit) | as threads and shared memory leave room for | 1 |
+    | matrix | which matrix instructions multiply: `mma`: a warp's own; `wgmma`: those of four neighbouring workers, a *group*, which read their right operands from fast memory, once for all four (sm_90a) | `wgmma` where rows are not summed: workers a multiple of 4, 16-bit tokens, channels a multiple of 16, all latents parked in fast memory, 16 blocks of columns at once at most | `mma` |
     | column_workers | of the workers, how many have the same rows and share out their columns (rows = n: the latents) | a divisor of workers and of the blocks of 16 latents; 1 but where only contractions reduce | 1 |
 
     Relative errors of an exponential (rms, largest) before it is rounded to 16 bits: `mufu` 2^-22; `poly3` 5e-5, 8e-5; `bits`, which makes it in bf16 at once, 2.8e-3, 8.5e-3 where
@@ -78,11 +79,14 @@ def Tile_ConfigAttr : AttrDef<Tile_Dialect, "Config"> {
   let parameters = (ins "::flarec::flare::Index":$rows, "int64_t":$tile, "int64_t":$heads,
     "int64_t":$row_groups, "int64_t":$workers, "int64_t":$worker_rows, "int64_t":$stages,
     "int64_t":$unroll, "int64_t":$blocks, "::mlir::StringAttr":$sums, "::mlir::StringAttr":$exp, "::mlir::StringAttr":$park,
-    "int64_t":$min_blocks, DefaultValuedParameter<"int64_t", "1">:$column_workers);
+    "int64_t":$min_blocks, DefaultValuedParameter<"int64_t", "1">:$column_workers,
+    DefaultValuedParameter<"::mlir::StringAttr", "::mlir::StringAttr::get($_ctxt, \"mma\")">:$matrix);
   let assemblyFormat = "`<` struct(params) `>`";
   let genVerifyDecl = 1;
   let extraClassDeclaration = [{
     int64_t getThreads() const { return 32 * getHeads() * getWorkers(); }
+    /// Do groups of four workers multiply together?
+    bool hasGroups() const { return getMatrix().getValue() == "wgmma"; }
     /// Workers with rows of their own.
     int64_t getRowWorkers() const { return getWorkers() / getColumnWorkers(); }
     Exponentials getExponentials() const { return *parseExponentials(getExp().getValue()); }

@@ -82,6 +82,10 @@ Registers KernelLowering::mmaTf32(ArrayRef<Value> a, ArrayRef<Value> bs, ArrayRe
 
 void KernelLowering::emit(tile::ContractOp op) {
   TileType out = tileType(op.getOut());
+  if (hasGroups()) {
+    status = op.emitOpError("is within a branch, and groups of workers multiply together; use matrix = \"mma\"");
+    return;
+  }
   if (op.getOver() == Index::d)
     return scores(op);
   Index rows = config.getRows();

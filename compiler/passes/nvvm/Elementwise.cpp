@@ -167,7 +167,7 @@ void KernelLowering::emit(tile::WithinOp op) {
     Value within = both(from, arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, x, cf(op.getHigh().convertToDouble())));
     all = all ? both(all, within) : within;
   }
-  numbers[op.getAll()] = allLanes(all);
+  numbers[op.getAll()] = allOfGroup(all);
 }
 
 void KernelLowering::emit(tile::OverflowsOp op) { numbers[op.getAny()] = anyLane(overflowsHere(op)); }

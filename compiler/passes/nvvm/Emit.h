@@ -56,6 +56,11 @@ struct Emit : lowering::Scalars {
     return intrinsic("llvm.nvvm.vote.any.sync", b.getI1Type(), {c32(-1), c});
   }
   Value allLanes(Value c) { return intrinsic("llvm.nvvm.vote.all.sync", b.getI1Type(), {c32(-1), c}); }
+  /// What ordinary stores and copies have written to shared memory warpgroups' products may read after the next barrier (PTX ISA's async proxy).
+  void proxyFence() {
+    LLVM::InlineAsmOp::create(b, loc, Type(), ValueRange{}, "fence.proxy.async.shared::cta;", "~{memory}", /*has_side_effects=*/true, false,
+                              LLVM::tailcallkind::TailCallKind::None, LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr());
+  }
   void barrier() { intrinsic("llvm.nvvm.barrier.cta.sync.aligned.all", c32(0)); }
 
   /// A number known to be 0 when code is made: the padding of units of 8 channels.

@@ -29,6 +29,7 @@ struct Tensor {
 struct Slot {
   int64_t offset, slotBytes, rowBytes; // bytes of a head's row, between rows
   int64_t size;                        // of all rows
+  int64_t planeBytes = 0;              // of 8 channels of a head, where they lie in planes (Warpgroup.cpp); 0: a row's lie side by side
   bool isVector;                       // [heads][tokens] numbers instead of rows
 };
 
@@ -70,6 +71,7 @@ struct KernelLowering : Emit {
     int64_t offset, registers;
     int64_t lanes; // the first ones, of which all others hold copies
     int64_t blockBytes;
+    int64_t planeBytes = 0; // of 8 channels of all latents, where they lie in planes: then from `offset` on
   };
   DenseMap<Value, Parked> stashes;
   Value tokens, batches, heads, latentBatches, splits;
@@ -167,6 +169,39 @@ struct KernelLowering : Emit {
   void emit(tile::ContractOp op);
   /// Contraction over channels: the addends' units of 8 channels fill the K of as few instructions as possible.
   void scores(tile::ContractOp op);
+
+  //-- Matrix instructions of warpgroups
+  bool hasGroups() { return kernel.getKind() == "sweep" && config.hasGroups(); }
+  /// Where a right operand lies: each 8 channels' bytes of all rows.
+  struct Planes {
+    Value address;
+    int64_t planeBytes, units;
+  };
+  DenseMap<Value, Planes> planes; // by the body's argument
+  static bool isRightOperand(Value v);
+  bool liesInPlanes(Value v);
+  void storePlanes(ArrayRef<Value> x, Value p, int64_t planeBytes);
+  Value descriptor(const Planes &planes, bool alongRows);
+  /// 16 steps of K: four registers of the left operand, a descriptor of the right one and bytes from there on.
+  struct GroupFactor {
+    SmallVector<Value> left;
+    Value right;
+    int64_t offset;
+  };
+  /// acc (or nothing) + Σ left·right, of 64 rows and `columns`; K of the right operand along its rows, or along channels.
+  Registers groupProduct(Type half, int64_t columns, ArrayRef<GroupFactor> factors, const Registers &acc, bool alongRows);
+  /// What the body sees of one block of columns.
+  struct Column {
+    Value number; // i32
+    DenseMap<Value, Registers> tiles;
+    DenseMap<Value, Value> numbers;
+    DenseMap<Value, Registers> packed;
+  };
+  void groupContract(tile::ContractOp op, MutableArrayRef<Column> columns);
+  /// `count` blocks of columns against all row blocks.
+  void groupColumns(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// Is c true in all lanes of those that branch together: the warp, or its group?
+  Value allOfGroup(Value c);
 
   //-- Global memory
   void emit(tile::LoadOp op);
@@ -284,6 +319,10 @@ struct KernelLowering : Emit {
   bool addsUp(tile::PairsOp op);
   /// Blocks of columns 0 to `looped`, `unroll` in line, in chunks with sums of their own.
   void columns(tile::PairsOp op, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// The column's parts of what streams by, and the row's of what stays.
+  void bindColumn(tile::PairsOp op, Value col);
+  void bindRow(tile::PairsOp op, int64_t row, const SmallVector<Registers> &state, int64_t column = 0);
+  void takeRow(tile::PairsOp op, int64_t row, SmallVector<Registers> &state, int64_t column = 0);
   /// One block of columns against all row blocks.
   void column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state);
   /// The same, all row blocks up to their `tile.overflows` first. Failure: there is none.

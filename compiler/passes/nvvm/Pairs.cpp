@@ -16,10 +16,19 @@ void KernelLowering::emit(tile::StashOp op) {
   for (auto [i, r] : llvm::enumerate(op.getResults())) {
     TileType t = tileType(yield.getResults()[i]);
     stashes[r] = {op, {}, first + bytes, registersOf(t), layoutOf(t).distinctLanes(), 0};
-    bytes += stashes[r].registers * stashes[r].lanes * 4;
+    if (liesInPlanes(r))
+      stashes[r].planeBytes = count * tile::blockSize * 16;
+    else
+      bytes += stashes[r].registers * stashes[r].lanes * 4;
   }
-  for (Value r : op.getResults())
+  int64_t planeBytes = 0; // behind all blocks
+  for (Value r : op.getResults()) {
     stashes[r].blockBytes = bytes;
+    if (!stashes[r].planeBytes)
+      continue;
+    stashes[r].offset = first + count * bytes + planeBytes;
+    planeBytes += stashes[r].planeBytes * stashes[r].registers / 2;
+  }
   Value base, block = worker, step = c32(config.getWorkers());
   if (op.getMemory()) {
     if (!op.getTensor()) {
@@ -38,7 +47,7 @@ void KernelLowering::emit(tile::StashOp op) {
     block = add(narrow(mul(rowGroup, mergeWorkers(kernel))), worker);
     step = c32(blocksPerHead(kernel) * mergeWorkers(kernel));
   } else {
-    stashHeadBytes += count * bytes;
+    stashHeadBytes += count * bytes + planeBytes;
     base = stashBase();
   }
   auto loop = scf::ForOp::create(b, loc, block, c32(count), step);
@@ -52,14 +61,18 @@ void KernelLowering::emit(tile::StashOp op) {
       return;
     for (auto [i, r] : llvm::enumerate(op.getResults())) {
       Parked p = stashes[r];
-      Value at = offset(base, widen(add(mul(block, p.blockBytes), p.offset)));
+      Value at = offset(base, widen(add(mul(block, p.planeBytes ? tile::blockSize * 16 : p.blockBytes), p.offset)));
       const Registers &x = tiles[yield.getResults()[i]];
-      if (p.lanes == 32)
+      if (p.planeBytes)
+        storePlanes(x, at, p.planeBytes);
+      else if (p.lanes == 32)
         storeRegisters(x, at);
       else
         onlyIf(lt(lane, c32(p.lanes)), [&] { storeRegisters(x, at, p.lanes); });
     }
   }
+  if (planeBytes)
+    proxyFence();
   if (!op.getMemory())
     barrier();
 }
@@ -146,7 +159,9 @@ void KernelLowering::emit(tile::PairsOp op) {
   } else {
     looped = 0;
   }
-  for (int64_t c = looped; c < colBlocks && succeeded(status); ++c)
+  if (hasGroups() && looped < colBlocks)
+    groupColumns(op, c32(looped), colBlocks - looped, rowBlocks, state);
+  for (int64_t c = looped; c < colBlocks && succeeded(status) && !hasGroups(); ++c)
     column(op, c32(c), rowBlocks, state);
   for (auto [r, s] : llvm::zip(op.getResults(), state))
     tiles[r] = s;
@@ -201,6 +216,8 @@ void KernelLowering::columns(tile::PairsOp op, int64_t chunk, int64_t looped, in
     take(loop.getResults());
   };
   auto unrolled = [&](Value first) {
+    if (hasGroups())
+      return groupColumns(op, first, unroll, rowBlocks, state);
     for (int64_t u = 0; u < unroll && succeeded(status); ++u)
       column(op, add(first, u), rowBlocks, state);
   };
@@ -217,46 +234,61 @@ void KernelLowering::columns(tile::PairsOp op, int64_t chunk, int64_t looped, in
   });
 }
 
-void KernelLowering::column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state) {
-  Index cols = tile::columnsOf(op.getRows());
+void KernelLowering::bindColumn(tile::PairsOp op, Value col) {
   Block &body = op.getRegion().front();
-  unsigned ins = op.getIns().size();
-  numbers[body.getArgument(1)] = fold(widen(mul(col, tile::blockSize)));
   for (auto [i, v] : llvm::enumerate(op.getIns())) {
     BlockArgument arg = body.getArgument(2 + i);
     TileType type = cast<TileType>(arg.getType());
-    if (isa<tile::StashType>(v.getType()))
-      tiles[arg] = fetch(v, col, type);
-    else if (auto stage = dyn_cast<tile::StageType>(v.getType()))
-      tiles[arg] = readStage(stages[v], stage, type, mul(col, tile::blockSize));
+    if (isa<tile::StashType>(v.getType())) {
+      if (Parked p = stashes[v]; p.planeBytes)
+        planes[arg] = {offset(stashPointer, p.offset), p.planeBytes, p.registers / 2};
+      else
+        tiles[arg] = fetch(v, col, type);
+    } else if (auto stage = dyn_cast<tile::StageType>(v.getType())) {
+      if (const StageAt &s = stages[v]; s.slot.planeBytes && isRightOperand(arg))
+        planes[arg] = {s.address, s.slot.planeBytes, s.slot.slotBytes / s.slot.planeBytes};
+      else
+        tiles[arg] = readStage(s, stage, type, mul(col, tile::blockSize));
+    }
   }
+}
+
+void KernelLowering::bindRow(tile::PairsOp op, int64_t row, const SmallVector<Registers> &state, int64_t column) {
+  Index cols = tile::columnsOf(op.getRows());
+  Block &body = op.getRegion().front();
+  unsigned ins = op.getIns().size();
+  numbers[body.getArgument(0)] = c64(row * tile::blockSize);
+  for (auto [i, v] : llvm::enumerate(op.getIns()))
+    if (isa<TileType>(v.getType())) {
+      BlockArgument arg = body.getArgument(2 + i);
+      int64_t n = registersOf(cast<TileType>(arg.getType()));
+      tiles[arg] = Registers(ArrayRef(tiles[v]).slice(row * n, n));
+    }
+  for (unsigned i = 0; i < state.size(); ++i) {
+    BlockArgument arg = body.getArgument(2 + ins + i);
+    int64_t n = registersOf(cast<TileType>(arg.getType())), block = tileType(op.getInits()[i]).size(cols) ? column : row;
+    tiles[arg] = Registers(ArrayRef(state[i]).slice(block * n, n));
+  }
+}
+
+void KernelLowering::takeRow(tile::PairsOp op, int64_t row, SmallVector<Registers> &state, int64_t column) {
+  Index cols = tile::columnsOf(op.getRows());
+  for (auto [i, v] : llvm::enumerate(op.getRegion().front().getTerminator()->getOperands())) {
+    const Registers &x = tiles[v];
+    int64_t block = tileType(op.getInits()[i]).size(cols) ? column : row;
+    std::copy(x.begin(), x.end(), state[i].begin() + block * int64_t(x.size()));
+  }
+}
+
+void KernelLowering::column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state) {
+  Block &body = op.getRegion().front();
+  numbers[body.getArgument(1)] = fold(widen(mul(col, tile::blockSize)));
+  bindColumn(op, col);
   // Accumulators along columns: which block is known, such loops are unrolled.
   APInt which;
-  auto blockOf = [&](unsigned i, int64_t r) -> int64_t {
-    if (!tileType(op.getInits()[i]).size(cols))
-      return r;
-    return matchPattern(col, m_ConstantInt(&which)) ? which.getSExtValue() : 0;
-  };
-  auto bind = [&](int64_t r) {
-    numbers[body.getArgument(0)] = c64(r * tile::blockSize);
-    for (auto [i, v] : llvm::enumerate(op.getIns()))
-      if (isa<TileType>(v.getType())) {
-        BlockArgument arg = body.getArgument(2 + i);
-        int64_t n = registersOf(cast<TileType>(arg.getType()));
-        tiles[arg] = Registers(ArrayRef(tiles[v]).slice(r * n, n));
-      }
-    for (unsigned i = 0; i < state.size(); ++i) {
-      BlockArgument arg = body.getArgument(2 + ins + i);
-      int64_t n = registersOf(cast<TileType>(arg.getType()));
-      tiles[arg] = Registers(ArrayRef(state[i]).slice(blockOf(i, r) * n, n));
-    }
-  };
-  auto take = [&](int64_t r) {
-    for (auto [i, v] : llvm::enumerate(body.getTerminator()->getOperands())) {
-      const Registers &x = tiles[v];
-      std::copy(x.begin(), x.end(), state[i].begin() + blockOf(i, r) * int64_t(x.size()));
-    }
-  };
+  int64_t known = matchPattern(col, m_ConstantInt(&which)) ? which.getSExtValue() : 0;
+  auto bind = [&](int64_t r) { bindRow(op, r, state, known); };
+  auto take = [&](int64_t r) { takeRow(op, r, state, known); };
   if (rowBlocks > 1 && succeeded(together(op, rowBlocks, bind, take)))
     return;
   for (int64_t r = 0; r < rowBlocks && succeeded(status); ++r) {

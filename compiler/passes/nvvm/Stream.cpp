@@ -1,7 +1,8 @@
 // tile-to-nvvm: tokens on their way through shared memory.
 //
 // The tokens of a tile lie in a ring of stages in shared memory, row after row with all of the block's heads side by side; 16 bytes
-// between rows (32 for f32) keep the eight rows of a fragment in different banks.
+// between rows (32 for f32) keep the eight rows of a fragment in different banks. What warpgroups read lies in planes instead (Warpgroup.cpp), with 16 bytes between
+// these, so that the copies of a row go to different banks.
 #include "passes/nvvm/KernelLowering.h"
 
 using namespace mlir;
@@ -9,7 +10,7 @@ using namespace mlir;
 namespace flarec::nvvm {
 
 void KernelLowering::planRing(tile::StreamOp op) {
-  for (Value v : op.getTokens()) {
+  for (auto [i, v] : llvm::enumerate(op.getTokens())) {
     auto t = cast<FlareTensorType>(v.getType());
     Slot s;
     s.isVector = t.getChannels() == 0;
@@ -17,6 +18,11 @@ void KernelLowering::planRing(tile::StreamOp op) {
     if (s.isVector) {
       s.slotBytes = config.getTile() * size;
       s.rowBytes = size;
+      s.size = s.slotBytes * config.getHeads();
+    } else if (liesInPlanes(op.getRegion().getArgument(1 + i))) {
+      s.planeBytes = config.getTile() * 16 + 16;
+      s.slotBytes = t.getChannels() * size / 16 * s.planeBytes;
+      s.rowBytes = 16;
       s.size = s.slotBytes * config.getHeads();
     } else {
       s.slotBytes = (t.getChannels() + 7) / 8 * 8 * size;
@@ -60,7 +66,10 @@ void KernelLowering::locate(Copy &c, Value i) {
   Value elements = add(add(mul(batch, t.strideB), mul(globalHead, t.strideH)), mul(widen(token), t.strideRow));
   c.source = offset(t.pointer, add(mul(elements, size), widen(mul(piece, c.chunk))));
   c.token = select(lt(globalHead, heads), token, c32(1 << 30)); // no token of a head that is not there
-  c.target = s.isVector ? add(mul(h, s.slotBytes), mul(token, size)) : add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), mul(piece, c.chunk));
+  Value inRow = mul(piece, c.chunk);
+  if (s.planeBytes)
+    inRow = c.chunk == 16 ? mul(piece, s.planeBytes) : add(mul(div(inRow, 16), s.planeBytes), rem(inRow, 16));
+  c.target = s.isVector ? add(mul(h, s.slotBytes), mul(token, size)) : add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), inRow);
 }
 
 Copies KernelLowering::planCopies(tile::StreamOp op) {
@@ -231,6 +240,8 @@ void KernelLowering::emit(tile::StreamOp op) {
   // The oldest tile under way is there, for all warps, and all are done with the one before it.
   auto arrive = [&] {
     intrinsic("llvm.nvvm.cp.async.wait.group", c32(stagesCount - 2));
+    if (llvm::any_of(slots, [](const Slot &s) { return s.planeBytes != 0; }))
+      proxyFence();
     barrier();
   };
   Copies copies = planCopies(op);
@@ -397,7 +408,8 @@ void KernelLowering::emit(tile::BoundedOp op) {
   int64_t rows = own ? config.getWorkerRows() : config.getTile();
   Value firstRow = own ? mul(rowWorker, rows) : c32(0);
   // Squares of bf16 may be added up in bf16, two channels at once: each addition is wrong by 2^-9 of the sum at most, for which the limit makes room. So 32 channels at most.
-  int64_t perSum = std::min<int64_t>(64, s.slot.slotBytes);
+  int64_t step = s.slot.planeBytes ? s.slot.planeBytes : 16, bytes = s.slot.slotBytes / step * 16;
+  int64_t perSum = std::min<int64_t>(64, bytes);
   bool coarse = e.isBF16();
   // max over this lane's rows of ‖k‖²
   Value worst = cf(0);
@@ -412,8 +424,8 @@ void KernelLowering::emit(tile::BoundedOp op) {
       continue;
     }
     Value squares = c32(0);
-    for (int64_t at = 0; at < s.slot.slotBytes; at += 16) {
-      Registers x = loadVector(isHalf(e) ? i32() : f32(), 4, offset(p, at));
+    for (int64_t at = 0; at < bytes; at += 16) {
+      Registers x = loadVector(isHalf(e) ? i32() : f32(), 4, offset(p, at / 16 * step));
       for (Value v : x) {
         if (coarse) {
           squares = fma2(v, v, squares);
@@ -425,7 +437,7 @@ void KernelLowering::emit(tile::BoundedOp op) {
           sum = fadd(fmul(high, high), sum);
         }
       }
-      if (coarse && ((at + 16) % perSum == 0 || at + 16 == s.slot.slotBytes)) {
+      if (coarse && ((at + 16) % perSum == 0 || at + 16 == bytes)) {
         auto [low, high] = unpack(e, squares);
         sum = fadd(fadd(low, high), sum);
         squares = c32(0);
@@ -442,7 +454,7 @@ void KernelLowering::emit(tile::BoundedOp op) {
   Value small = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, square, cf(limit * limit));
   if (!op.getPartial())
     small = both(small, arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sle, add(number(op.getN0()), config.getTile()), tokens));
-  numbers[op.getOk()] = allLanes(small);
+  numbers[op.getOk()] = allOfGroup(small);
 }
 
 void KernelLowering::emit(tile::ReadOp op) {
@@ -470,6 +482,10 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
       r.push_back(arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, load(e, at, 1), zero));
     }
     return r;
+  }
+  if (s.slot.planeBytes) {
+    status = emitError(loc) << "a tile of tokens that groups of workers multiply by is read by something else too; use matrix = \"mma\"";
+    return {};
   }
   int64_t present = s.slot.slotBytes / size; // channels, whole units of 8; beyond them only padding
   bool channelsFirst = l.registers[0] == Basis{Axis::d, 1};
