@@ -64,7 +64,7 @@ def varied(compiler, request, changes, folder):
                 name, value = field.split("=")
                 old = re.search(rf"\b{name} = (\"?)", parts[i])
                 if not old:  # one that need not be written
-                    parts[i] = f"{parts[i][:-1]}, {name} = {value}>"
+                    parts[i] = f"{parts[i][:-1]}, {name} = {value if value.isdigit() else json.dumps(value)}>"
                     continue
                 parts[i] = re.sub(rf"\b{name} = [^,>]*", f"{name} = {old[1]}{value}{old[1]}", parts[i])
     path = os.path.join(folder, "2-sweeps.mlir")

@@ -143,7 +143,9 @@ void KernelLowering::emit(tile::ReduceOp op) {
   tiles[op.getOut()] = r;
 }
 
-void KernelLowering::emit(tile::ExceedsOp op) {
+void KernelLowering::emit(tile::ExceedsOp op) { numbers[op.getAny()] = anyLane(exceedsHere(op)); }
+
+Value KernelLowering::exceedsHere(tile::ExceedsOp op) {
   Layout l = layoutOf(tileType(op.getX())), rows = layoutOf(tileType(op.getLimit()));
   const Registers x = tiles[op.getX()], limit = tiles[op.getLimit()];
   Registers largest(rows.registerCount());
@@ -157,7 +159,7 @@ void KernelLowering::emit(tile::ExceedsOp op) {
     Value above = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UGT, row, by ? fadd(most, cf(by)) : most);
     any = any ? Value(arith::OrIOp::create(b, loc, any, above)) : above;
   }
-  numbers[op.getAny()] = anyLane(any);
+  return any;
 }
 
 void KernelLowering::emit(tile::WithinOp op) {

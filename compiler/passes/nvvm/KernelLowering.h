@@ -149,6 +149,8 @@ struct KernelLowering : Emit {
   //-- Reductions
   void emit(tile::ReduceOp op);
   void emit(tile::ExceedsOp op);
+  /// Of this lane.
+  Value exceedsHere(tile::ExceedsOp op);
   void emit(tile::WithinOp op);
   void emit(tile::OverflowsOp op);
   /// Of this lane: not 0 if one does.
@@ -170,6 +172,14 @@ struct KernelLowering : Emit {
   /// Contraction over channels: the addends' units of 8 channels fill the K of as few instructions as possible.
   void scores(tile::ContractOp op);
 
+  /// What the body of tile.pairs sees of one block of columns.
+  struct Column {
+    Value number; // i32
+    DenseMap<Value, Registers> tiles;
+    DenseMap<Value, Value> numbers;
+    DenseMap<Value, Registers> packed;
+  };
+
   //-- Matrix instructions of warpgroups
   bool hasGroups() { return kernel.getKind() == "sweep" && config.hasGroups(); }
   /// Where a right operand lies: each 8 channels' bytes of all rows.
@@ -181,25 +191,17 @@ struct KernelLowering : Emit {
   static bool isRightOperand(Value v);
   bool liesInPlanes(Value v);
   void storePlanes(ArrayRef<Value> x, Value p, int64_t planeBytes);
+  /// The lower half of a matrix descriptor.
   Value descriptor(const Planes &planes, bool alongRows);
-  /// 16 steps of K: four registers of the left operand, a descriptor of the right one and bytes from there on.
+  /// 16 steps of K: four registers of the left operand, a descriptor's lower half of the right one, bytes from there on, and the stride of its upper half.
   struct GroupFactor {
     SmallVector<Value> left;
     Value right;
-    int64_t offset;
+    int64_t offset, stride;
   };
   /// acc (or nothing) + Σ left·right, of 64 rows and `columns`; K of the right operand along its rows, or along channels.
   Registers groupProduct(Type half, int64_t columns, ArrayRef<GroupFactor> factors, const Registers &acc, bool alongRows);
-  /// What the body sees of one block of columns.
-  struct Column {
-    Value number; // i32
-    DenseMap<Value, Registers> tiles;
-    DenseMap<Value, Value> numbers;
-    DenseMap<Value, Registers> packed;
-  };
   void groupContract(tile::ContractOp op, MutableArrayRef<Column> columns);
-  /// `count` blocks of columns against all row blocks.
-  void groupColumns(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state);
   /// Is c true in all lanes of those that branch together: the warp, or its group?
   Value allOfGroup(Value c);
 
@@ -319,14 +321,20 @@ struct KernelLowering : Emit {
   bool addsUp(tile::PairsOp op);
   /// Blocks of columns 0 to `looped`, `unroll` in line, in chunks with sums of their own.
   void columns(tile::PairsOp op, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state);
-  /// The column's parts of what streams by, and the row's of what stays.
-  void bindColumn(tile::PairsOp op, Value col);
+  /// The column's part of what streams by, and the row's parts of what stays.
+  void bindColumn(tile::PairsOp op, BlockArgument arg, Value col);
   void bindRow(tile::PairsOp op, int64_t row, const SmallVector<Registers> &state, int64_t column = 0);
   void takeRow(tile::PairsOp op, int64_t row, SmallVector<Registers> &state, int64_t column = 0);
+  /// `count` blocks of columns against all row blocks.
+  void several(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// The same, op by op.
+  void together(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// Where references are raised for the columns of a block of rows together: a branch, and what says that one is exceeded.
+  void raise(tile::ExceedsOp exceeds, scf::IfOp branch, MutableArrayRef<Column> columns);
   /// One block of columns against all row blocks.
   void column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state);
   /// The same, all row blocks up to their `tile.overflows` first. Failure: there is none.
-  LogicalResult together(tile::PairsOp op, int64_t rowBlocks, llvm::function_ref<void(int64_t)> bind, llvm::function_ref<void(int64_t)> take);
+  LogicalResult rowsTogether(tile::PairsOp op, int64_t rowBlocks, llvm::function_ref<void(int64_t)> bind, llvm::function_ref<void(int64_t)> take);
   /// Constants stay constants, so that masks can see them.
   Value fold(Value v);
 };

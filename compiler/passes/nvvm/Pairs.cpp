@@ -159,10 +159,8 @@ void KernelLowering::emit(tile::PairsOp op) {
   } else {
     looped = 0;
   }
-  if (hasGroups() && looped < colBlocks)
-    groupColumns(op, c32(looped), colBlocks - looped, rowBlocks, state);
-  for (int64_t c = looped; c < colBlocks && succeeded(status) && !hasGroups(); ++c)
-    column(op, c32(c), rowBlocks, state);
+  if (looped < colBlocks)
+    several(op, c32(looped), colBlocks - looped, rowBlocks, state);
   for (auto [r, s] : llvm::zip(op.getResults(), state))
     tiles[r] = s;
 }
@@ -215,12 +213,7 @@ void KernelLowering::columns(tile::PairsOp op, int64_t chunk, int64_t looped, in
     tf32.clear();
     take(loop.getResults());
   };
-  auto unrolled = [&](Value first) {
-    if (hasGroups())
-      return groupColumns(op, first, unroll, rowBlocks, state);
-    for (int64_t u = 0; u < unroll && succeeded(status); ++u)
-      column(op, add(first, u), rowBlocks, state);
-  };
+  auto unrolled = [&](Value first) { several(op, first, unroll, rowBlocks, state); };
   if (chunk == looped)
     return loop(c32(0), c32(looped), unroll, unrolled);
   loop(c32(0), c32(looped), chunk, [&](Value first) {
@@ -234,22 +227,186 @@ void KernelLowering::columns(tile::PairsOp op, int64_t chunk, int64_t looped, in
   });
 }
 
-void KernelLowering::bindColumn(tile::PairsOp op, Value col) {
+namespace {
+/// The branch that raises references where one is exceeded.
+scf::IfOp raiseOf(Operation &o) {
+  auto exceeds = dyn_cast<tile::ExceedsOp>(o);
+  auto branch = exceeds && exceeds->getNextNode() ? dyn_cast<scf::IfOp>(exceeds->getNextNode()) : scf::IfOp();
+  return branch && branch.getCondition() == exceeds.getAny() && exceeds.getAny().hasOneUse() ? branch : scf::IfOp();
+}
+
+/// An accumulator and what adds to it, if all that is done with the two is that the sum is handed over.
+bool isAddedTo(Value acc, Value sum) { return acc.hasOneUse() && sum.hasOneUse() && isa<tile::YieldOp>(*sum.user_begin()); }
+
+bool adds(Operation *o) {
+  if (auto contract = dyn_cast<tile::ContractOp>(o))
+    return contract.getOver() != Index::d && isAddedTo(contract.getAcc(), contract.getOut());
+  auto sum = dyn_cast<tile::SumOp>(o);
+  return sum && isAddedTo(sum.getAcc(), sum.getOut());
+}
+
+/// May columns go through the body together, op by op? Then accumulators are added to, or raised before that, and nothing else is done with them.
+bool goTogether(tile::PairsOp op) {
   Block &body = op.getRegion().front();
-  for (auto [i, v] : llvm::enumerate(op.getIns())) {
-    BlockArgument arg = body.getArgument(2 + i);
-    TileType type = cast<TileType>(arg.getType());
-    if (isa<tile::StashType>(v.getType())) {
-      if (Parked p = stashes[v]; p.planeBytes)
-        planes[arg] = {offset(stashPointer, p.offset), p.planeBytes, p.registers / 2};
-      else
-        tiles[arg] = fetch(v, col, type);
-    } else if (auto stage = dyn_cast<tile::StageType>(v.getType())) {
-      if (const StageAt &s = stages[v]; s.slot.planeBytes && isRightOperand(arg))
-        planes[arg] = {s.address, s.slot.planeBytes, s.slot.slotBytes / s.slot.planeBytes};
-      else
-        tiles[arg] = readStage(s, stage, type, mul(col, tile::blockSize));
+  DenseSet<Operation *> raises;
+  for (Operation &o : body)
+    if (scf::IfOp branch = raiseOf(o)) {
+      raises.insert(&o);
+      raises.insert(branch);
+      for (Operation *u : cast<tile::ExceedsOp>(o).getX().getUsers())
+        if (auto reduce = dyn_cast<tile::ReduceOp>(u); branch->isProperAncestor(u) && (!reduce || reduce.getKind() != "max" || reduce.getOver() == op.getRows()))
+          return false;
+      for (auto [result, otherwise] : llvm::zip(branch.getResults(), branch.elseYield().getOperands())) {
+        auto arg = dyn_cast<BlockArgument>(otherwise);
+        if (!arg || arg.getOwner() != &body || !llvm::all_of(result.getUsers(), [&](Operation *u) { return u->getBlock() == &body && (!isa<tile::ContractOp, tile::SumOp>(u) || adds(u)); }))
+          return false;
+      }
+    } else if (o.getNumRegions() && !raises.contains(&o)) {
+      return false;
     }
+  for (BlockArgument arg : body.getArguments().drop_front(2 + op.getIns().size()))
+    for (Operation *u : arg.getUsers())
+      if (!raises.contains(body.findAncestorOpInBlock(*u)) && !adds(u))
+        return false;
+  return true;
+}
+} // namespace
+
+// Column by column, unless they have to come to a matrix instruction together, or ask together whether a reference is exceeded: one vote for all of them, and longer
+// runs of independent instructions.
+void KernelLowering::several(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state) {
+  APInt known;
+  auto further = [&](Value x, int64_t c) { return matchPattern(x, m_ConstantInt(&known)) ? c32(known.getSExtValue() + c) : add(x, c); };
+  bool raises = llvm::any_of(op.getRegion().front(), [](Operation &o) { return bool(raiseOf(o)); });
+  if ((hasGroups() || (raises && count > 1)) && goTogether(op)) {
+    int64_t most = hasGroups() ? count : 2; // registers hold no more
+    for (int64_t c = 0; c < count && succeeded(status); c += most)
+      together(op, further(first, c), std::min(most, count - c), rowBlocks, state);
+    return;
+  }
+  for (int64_t c = 0; c < count && succeeded(status); ++c)
+    if (hasGroups())
+      together(op, further(first, c), 1, rowBlocks, state);
+    else
+      column(op, further(first, c), rowBlocks, state);
+}
+
+void KernelLowering::together(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state) {
+  Block &body = op.getRegion().front();
+  SmallVector<Column> columns;
+  for (int64_t c = 0; c < count; ++c) {
+    Value col = c ? add(first, c) : first;
+    numbers[body.getArgument(1)] = fold(widen(mul(col, tile::blockSize)));
+    columns.push_back({col, tiles, numbers, {}});
+  }
+  auto within = [&](Column &c, function_ref<void()> work) {
+    auto exchange = [&] {
+      std::swap(tiles, c.tiles);
+      std::swap(numbers, c.numbers);
+      std::swap(packed, c.packed);
+    };
+    exchange();
+    work();
+    exchange();
+  };
+  // A column's parts are read where they are needed first.
+  DenseSet<Value> bound;
+  auto bindUsed = [&](Operation &o) {
+    o.walk([&](Operation *inner) {
+      for (Value v : inner->getOperands())
+        if (auto arg = dyn_cast<BlockArgument>(v); arg && arg.getOwner() == &body && bound.insert(v).second)
+          for (Column &c : columns)
+            within(c, [&] { bindColumn(op, arg, c.number); });
+    });
+  };
+  for (int64_t r = 0; r < rowBlocks && succeeded(status); ++r) {
+    for (Column &c : columns)
+      within(c, [&] { bindRow(op, r, state); });
+    for (Operation &o : body.without_terminator()) {
+      bindUsed(o);
+      auto contract = dyn_cast<tile::ContractOp>(o);
+      if (contract && hasGroups()) {
+        groupContract(contract, columns);
+      } else if (scf::IfOp branch = raiseOf(o)) {
+        raise(cast<tile::ExceedsOp>(o), branch, columns);
+      } else if (!isa<scf::IfOp>(o) || !o.getPrevNode() || !raiseOf(*o.getPrevNode())) {
+        for (auto [index, c] : llvm::enumerate(columns)) {
+          if (index && adds(&o)) { // to what the column before has added to
+            Value acc = contract ? contract.getAcc() : cast<tile::SumOp>(o).getAcc();
+            c.tiles[acc] = columns[index - 1].tiles[o.getResult(0)];
+          }
+          within(c, [&] { lower(&o); });
+        }
+      }
+      if (failed(status))
+        return;
+    }
+    within(columns.back(), [&] { takeRow(op, r, state); });
+  }
+}
+
+void KernelLowering::raise(tile::ExceedsOp exceeds, scf::IfOp branch, MutableArrayRef<Column> columns) {
+  Column &front = columns.front(); // nobody's reference is raised yet: all have the same
+  Value any;
+  for (Column &c : columns) {
+    std::swap(tiles, c.tiles);
+    Value here = exceedsHere(exceeds);
+    any = any ? Value(arith::OrIOp::create(b, loc, any, here)) : here;
+    std::swap(tiles, c.tiles);
+  }
+  Registers unraised;
+  for (Value v : branch.elseYield().getOperands())
+    unraised.append(front.tiles[v]);
+  auto types = llvm::map_to_vector(unraised, [](Value v) { return v.getType(); });
+  auto raised = scf::IfOp::create(b, loc, types, anyLane(any), true);
+  {
+    OpBuilder::InsertionGuard guard(b);
+    for (Block *block : {raised.thenBlock(), raised.elseBlock()})
+      block->clear();
+    b.setInsertionPointToStart(raised.elseBlock());
+    scf::YieldOp::create(b, loc, unraised);
+    b.setInsertionPointToStart(raised.thenBlock());
+    auto all = front.tiles;
+    std::swap(tiles, all);
+    std::swap(numbers, front.numbers);
+    // Element by element the largest of all columns: the branch asks for the largest of each row alone.
+    for (Column &c : columns.drop_front())
+      for (auto [x, y] : llvm::zip(tiles[exceeds.getX()], c.tiles[exceeds.getX()]))
+        x = maxNaN(x, y);
+    lowerBlock(*branch.thenBlock());
+    Registers yields;
+    for (Value v : branch.thenYield().getOperands())
+      flatten(v, yields);
+    std::swap(tiles, all);
+    std::swap(numbers, front.numbers);
+    if (failed(status))
+      return;
+    scf::YieldOp::create(b, loc, yields);
+  }
+  for (Column &c : columns) {
+    std::swap(tiles, c.tiles);
+    unsigned next = 0;
+    for (Value v : branch.getResults())
+      unflatten(v, raised.getResults(), next);
+    std::swap(tiles, c.tiles);
+  }
+}
+
+void KernelLowering::bindColumn(tile::PairsOp op, BlockArgument arg, Value col) {
+  if (arg.getArgNumber() < 2 || arg.getArgNumber() >= 2 + op.getIns().size())
+    return;
+  Value v = op.getIns()[arg.getArgNumber() - 2];
+  TileType type = cast<TileType>(arg.getType());
+  if (isa<tile::StashType>(v.getType())) {
+    if (Parked p = stashes[v]; p.planeBytes)
+      planes[arg] = {offset(stashPointer, p.offset), p.planeBytes, p.registers / 2};
+    else
+      tiles[arg] = fetch(v, col, type);
+  } else if (auto stage = dyn_cast<tile::StageType>(v.getType())) {
+    if (const StageAt &s = stages[v]; s.slot.planeBytes && isRightOperand(arg))
+      planes[arg] = {s.address, s.slot.planeBytes, s.slot.slotBytes / s.slot.planeBytes};
+    else
+      tiles[arg] = readStage(s, stage, type, mul(col, tile::blockSize));
   }
 }
 
@@ -283,13 +440,14 @@ void KernelLowering::takeRow(tile::PairsOp op, int64_t row, SmallVector<Register
 void KernelLowering::column(tile::PairsOp op, Value col, int64_t rowBlocks, SmallVector<Registers> &state) {
   Block &body = op.getRegion().front();
   numbers[body.getArgument(1)] = fold(widen(mul(col, tile::blockSize)));
-  bindColumn(op, col);
+  for (BlockArgument arg : body.getArguments())
+    bindColumn(op, arg, col);
   // Accumulators along columns: which block is known, such loops are unrolled.
   APInt which;
   int64_t known = matchPattern(col, m_ConstantInt(&which)) ? which.getSExtValue() : 0;
   auto bind = [&](int64_t r) { bindRow(op, r, state, known); };
   auto take = [&](int64_t r) { takeRow(op, r, state, known); };
-  if (rowBlocks > 1 && succeeded(together(op, rowBlocks, bind, take)))
+  if (rowBlocks > 1 && succeeded(rowsTogether(op, rowBlocks, bind, take)))
     return;
   for (int64_t r = 0; r < rowBlocks && succeeded(status); ++r) {
     bind(r);
@@ -300,7 +458,7 @@ void KernelLowering::column(tile::PairsOp op, Value col, int64_t rowBlocks, Smal
 }
 
 // Where each block of rows asks whether a weight has become infinite all of them ask at once: one vote, and longer runs of independent instructions.
-LogicalResult KernelLowering::together(tile::PairsOp op, int64_t rowBlocks, function_ref<void(int64_t)> bind, function_ref<void(int64_t)> take) {
+LogicalResult KernelLowering::rowsTogether(tile::PairsOp op, int64_t rowBlocks, function_ref<void(int64_t)> bind, function_ref<void(int64_t)> take) {
   Block &body = op.getRegion().front();
   auto checks = body.getOps<tile::OverflowsOp>();
   if (!llvm::hasSingleElement(checks) || !(*checks.begin())->hasOneUse())

@@ -39,10 +39,8 @@ void KernelLowering::storePlanes(ArrayRef<Value> x, Value p, int64_t planeBytes)
 // Matrix descriptors (PTX ISA 9.7.15.5.1): addresses and offsets without their last four bits, no swizzle. The part of 8 rows of a plane is 128 bytes in a row. With K
 // along channels the leading offset is from plane to plane and the stride from 8 rows to the next 8; with K along rows it is the other way round.
 Value KernelLowering::descriptor(const Planes &planes, bool alongRows) {
-  int64_t leading = alongRows ? 128 : planes.planeBytes, stride = alongRows ? planes.planeBytes : 128;
-  Value address = LLVM::PtrToIntOp::create(b, loc, i64(), planes.address);
-  Value bits = shr(andBits(address, 0x3ffff), 4);
-  return orBits(bits, c64((leading >> 4) << 16 | (stride >> 4) << 32));
+  int64_t leading = alongRows ? 128 : planes.planeBytes;
+  return orBits(shr(andBits(narrow(LLVM::PtrToIntOp::create(b, loc, i64(), planes.address)), 0x3ffff), 4), c32((leading >> 4) << 16));
 }
 
 Registers KernelLowering::groupProduct(Type half, int64_t columns, ArrayRef<GroupFactor> factors, const Registers &acc, bool alongRows) {
@@ -68,16 +66,17 @@ Registers KernelLowering::groupProduct(Type half, int64_t columns, ArrayRef<Grou
   std::string results = list([](int64_t i) { return "$" + std::to_string(i); }, count);
   for (auto [i, f] : llvm::enumerate(factors)) {
     std::string left = list([&](int64_t j) { return number(f.left[j]); }, 4);
-    body += "add.s64 right, " + number(f.right) + ", " + std::to_string(f.offset >> 4) + ";\n";
+    // The upper half is a number known here.
+    body += "add.s32 low, " + number(f.right) + ", " + std::to_string(f.offset >> 4) + ";\nmov.b64 right, {low, " + std::to_string(f.stride >> 4) + "};\n";
     body += "wgmma.mma_async.sync.aligned.m64n" + std::to_string(columns) + "k16.f32." + type + "." + type + " " + results + ", " + left + ", right, " +
             (i == 0 && acc.empty() ? "nothing" : "all") + ", 1, 1, " + (alongRows ? "1" : "0") + ";\n";
   }
-  std::string text = "{\n.reg .b64 right;\n.reg .pred all, nothing;\nsetp.eq.b32 all, 0, 0;\nsetp.ne.b32 nothing, 0, 0;\nwgmma.fence.sync.aligned;\n" + body +
+  std::string text = "{\n.reg .b64 right;\n.reg .b32 low;\n.reg .pred all, nothing;\nsetp.eq.b32 all, 0, 0;\nsetp.ne.b32 nothing, 0, 0;\nwgmma.fence.sync.aligned;\n" + body +
                      "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n}";
   for (int64_t i = 0; i < count; ++i)
     constraints += "=f,";
-  for (Value v : operands)
-    constraints += v.getType().isInteger(64) ? "l," : "r,";
+  for (size_t i = 0; i < operands.size(); ++i)
+    constraints += "r,";
   for (auto [i, v] : llvm::enumerate(acc)) {
     operands.push_back(v);
     constraints += std::to_string(i) + ",";
@@ -104,16 +103,15 @@ void KernelLowering::groupContract(tile::ContractOp op, MutableArrayRef<Column> 
   if (scores) {
     // All columns at once, 16 channels a step.
     Type element = tileType(op.getA().front()).getElement();
-    DenseMap<Value, Value> descriptors;
-    Value first = mul(columns.front().number, tile::blockSize * 16);
+    Value first = mul(columns.front().number, tile::blockSize); // in 16 bytes
     for (auto [left, right] : llvm::zip(op.getA(), op.getB())) {
       auto p = rightOf(right);
       if (!p)
         return;
       const Registers &a = columns.front().tiles[left];
-      Value d = descriptor({offset(p->address, widen(first)), p->planeBytes, p->units}, false);
+      Value d = add(descriptor(*p, false), first);
       for (int64_t u = 0; u + 1 < p->units; u += 2)
-        factors.push_back({SmallVector<Value>(ArrayRef(a).slice(2 * u, 4)), d, u * p->planeBytes});
+        factors.push_back({SmallVector<Value>(ArrayRef(a).slice(2 * u, 4)), d, u * p->planeBytes, 128});
     }
     Registers acc;
     if (op.getAcc())
@@ -129,106 +127,15 @@ void KernelLowering::groupContract(tile::ContractOp op, MutableArrayRef<Column> 
   auto p = rightOf(op.getB().front());
   if (!p)
     return;
-  Value d = descriptor({offset(p->address, widen(mul(columns.front().number, tile::blockSize * 16))), p->planeBytes, p->units}, true);
+  Value d = add(descriptor(*p, true), mul(columns.front().number, tile::blockSize));
   for (auto [i, c] : llvm::enumerate(columns))
-    factors.push_back({SmallVector<Value>(c.tiles[op.getA().front()]), d, int64_t(i) * tile::blockSize * 16});
+    factors.push_back({SmallVector<Value>(c.tiles[op.getA().front()]), d, int64_t(i) * tile::blockSize * 16, p->planeBytes});
   Registers acc = columns.front().tiles[op.getAcc()];
   int64_t channels = p->units * 8;
   Registers sum = groupProduct(element, channels, factors, Registers(acc.begin(), acc.begin() + channels / 2), true);
   std::copy(sum.begin(), sum.end(), acc.begin());
   for (Column &c : columns)
     c.tiles[op.getOut()] = acc;
-}
-
-/// Is the accumulator `arg` of the body only added to, by one op, whose sum is handed over in its place?
-static Operation *adderOf(Block &body, BlockArgument arg, unsigned index) {
-  if (!arg.hasOneUse())
-    return nullptr;
-  Operation *user = *arg.user_begin();
-  Value out = body.getTerminator()->getOperand(index);
-  bool adds = user->getBlock() == &body && out.getDefiningOp() == user && out.hasOneUse();
-  if (auto contract = dyn_cast<tile::ContractOp>(user))
-    return adds && contract.getAcc() == arg ? user : nullptr;
-  auto sum = dyn_cast<tile::SumOp>(user);
-  return adds && sum && sum.getAcc() == arg ? user : nullptr;
-}
-
-// Op by op instead of column by column, so that a contraction has all of the columns before it. Where an accumulator is more than added to, as that of a running reference,
-// what depends on it goes column by column.
-void KernelLowering::groupColumns(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state) {
-  Block &body = op.getRegion().front();
-  unsigned ins = op.getIns().size();
-  SmallVector<Operation *> adders;
-  for (unsigned i = 0; i < state.size(); ++i)
-    adders.push_back(adderOf(body, body.getArgument(2 + ins + i), i));
-
-  // From the first op on that needs an accumulator which is more than added to.
-  DenseSet<Value> running;
-  for (unsigned i = 0; i < state.size(); ++i)
-    if (!adders[i])
-      running.insert(body.getArgument(2 + ins + i));
-  Block::iterator rest = body.begin();
-  auto needs = [&](Operation &o) {
-    return o.walk([&](Operation *inner) { return llvm::any_of(inner->getOperands(), [&](Value v) { return running.contains(v); }) ? WalkResult::interrupt() : WalkResult::advance(); })
-        .wasInterrupted();
-  };
-  while (rest != body.getTerminator()->getIterator() && !needs(*rest))
-    ++rest;
-
-  for (int64_t r = 0; r < rowBlocks && succeeded(status); ++r) {
-    // What each column sees.
-    SmallVector<Column> columns;
-    for (int64_t c = 0; c < count; ++c) {
-      Value col = add(first, c);
-      columns.push_back({col, {}, {}, {}});
-      numbers[body.getArgument(0)] = c64(r * tile::blockSize);
-      numbers[body.getArgument(1)] = fold(widen(mul(col, tile::blockSize)));
-      bindColumn(op, col);
-      bindRow(op, r, state);
-      columns.back().tiles = tiles;
-      columns.back().numbers = numbers;
-    }
-    auto within = [&](Column &c, function_ref<void()> work) {
-      auto exchange = [&] {
-        std::swap(tiles, c.tiles);
-        std::swap(numbers, c.numbers);
-        std::swap(packed, c.packed);
-      };
-      exchange();
-      work();
-      exchange();
-    };
-    for (Operation &o : llvm::make_range(body.begin(), rest)) {
-      auto contract = dyn_cast<tile::ContractOp>(o);
-      if (contract) {
-        groupContract(contract, columns);
-      } else {
-        for (auto [index, c] : llvm::enumerate(columns)) {
-          if (auto sum = dyn_cast<tile::SumOp>(o); sum && index && llvm::is_contained(adders, &o))
-            c.tiles[sum.getAcc()] = columns[index - 1].tiles[sum.getOut()];
-          within(c, [&] { lower(&o); });
-        }
-      }
-      if (failed(status))
-        return;
-    }
-    // The others, each with what the one before it hands over.
-    for (auto [index, c] : llvm::enumerate(columns)) {
-      if (index && rest != body.getTerminator()->getIterator())
-        for (unsigned i = 0; i < state.size(); ++i)
-          if (!adders[i] || !adders[i]->isBeforeInBlock(&*rest))
-            c.tiles[body.getArgument(2 + ins + i)] = columns[index - 1].tiles[body.getTerminator()->getOperand(i)];
-      for (Operation &o : llvm::make_range(rest, body.getTerminator()->getIterator())) {
-        if (auto contract = dyn_cast<tile::ContractOp>(o))
-          groupContract(contract, c);
-        else
-          within(c, [&] { lower(&o); });
-        if (failed(status))
-          return;
-      }
-    }
-    within(columns.back(), [&] { takeRow(op, r, state); });
-  }
 }
 
 Value KernelLowering::allOfGroup(Value c) {

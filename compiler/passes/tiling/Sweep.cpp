@@ -169,7 +169,7 @@ bool tiling::hasWeightsF16(Operation *op, Type half) {
 SafeReference tiling::safeReference(Operation *attend, Type half) {
   if (hasWeightsF16(attend, half))
     return {true, -7};
-  return {bool(half), half ? 8.0 : 0};
+  return {bool(half), half ? 60.0 : 0};
 }
 
 FastAttention tiling::fastAttention(Operation *attend, Type half, double limit) {
