@@ -57,32 +57,41 @@ int64_t parkedBytes(Value v, Use use, int64_t latents) {
 }
 } // namespace
 
-/// Do a group's products read the token's staged rows, so that they lie in planes (nvvm/Warpgroup.cpp)?
-static bool liesInPlanes(tile::ConfigAttr config, Value token) {
+/// Do a group's products read the token's staged rows, so that they lie as these want it (nvvm/Warpgroup.cpp)?
+static bool isSwizzled(tile::ConfigAttr config, Value token) {
   return config.hasGroups() && config.getRows() == Index::m && typeOf(token).getChannels();
 }
 
 int64_t flarec::sharedBytes(tile::ConfigAttr config, flare::SweepOp sweep) {
-  int64_t parked = 0, stage = 0, heads = config.getHeads();
+  int64_t parked = 0, swizzled = 0, stage = 0, heads = config.getHeads();
+  bool anySwizzled = false;
   if (config.getRows() == Index::n && config.getPark() != "none")
     for (auto &[v, use] : latentOperands(sweep, halfOf(sweep, false), config.getPark() == "fast"))
-      parked += parkedBytes(v, use, latentsOf(sweep));
+      if (int64_t bytes = parkedBytes(v, use, latentsOf(sweep)); config.hasGroups() && use.role != Role::Vector)
+        swizzled += roundUp(bytes, Swizzle::alignment);
+      else
+        parked += bytes;
+  if (swizzled)
+    parked = roundUp(parked, Swizzle::alignment) + swizzled;
   for (Value v : tokensRead(sweep)) {
     int64_t size = bytesOf(typeOf(v).getElement()), channels = typeOf(v).getChannels();
     // 16 bytes between rows (32 for f32) keep the eight rows of a fragment in different banks.
     int64_t row = channels ? roundUp(channels, 8) * size * heads + (size == 2 ? 16 : 32) : size * heads;
-    if (liesInPlanes(config, v))
-      stage += channels * size / 16 * (config.getTile() * 16 + 16) * heads;
-    else
+    if (isSwizzled(config, v)) {
+      anySwizzled = true;
+      stage = roundUp(stage, Swizzle::alignment) + Swizzle(config.getTile(), channels).bytes() * heads;
+    } else
       stage += roundUp(row * config.getTile(), 16);
   }
+  if (anySwizzled)
+    stage = roundUp(stage, Swizzle::alignment);
   // Parts of sums over columns, each worker's (tile.combine).
   int64_t parts = 0;
   if (config.getColumnWorkers() > 1)
     for (Operation &op : sweep.getFast().front())
       if (reduces(&op) && overOf(&op) == Index::m)
         parts += config.getWorkerRows() * padded(typeOf(op.getResult(0)).getChannels(), false) * 4;
-  return roundUp(parked * heads, 128) + stage * config.getStages() + parts * config.getWorkers() * heads;
+  return roundUp(parked * heads, anySwizzled ? Swizzle::alignment : 128) + stage * config.getStages() + parts * config.getWorkers() * heads;
 }
 
 //===-- The rules ------------------------------------------------------------//

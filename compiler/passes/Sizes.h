@@ -1,6 +1,8 @@
 // Arithmetic on sizes that passes share.
 #pragma once
 #include "tile/Tile.h"
+#include <bit>
+#include <numeric>
 
 namespace flarec {
 
@@ -18,5 +20,19 @@ inline int64_t mostSharers(int64_t latents) {
     sharers /= 2;
   return sharers;
 }
+
+/// How rows of channels lie in shared memory where warpgroups multiply by them (PTX ISA 9.7.15.5.1, "swizzling modes"): in *atoms* of up to 8 chunks of 16 bytes, all
+/// rows' part of one after the other, and in a row its chunks exchanged, so that the same chunk of 8 rows is in different banks, as are the chunks of a row.
+struct Swizzle {
+  static constexpr int64_t alignment = 1024; // after which the pattern of the widest repeats
+  int64_t rows, chunks, width;               // of a row in all; in an atom: 1, 2, 4 or 8
+
+  Swizzle(int64_t rows, int64_t channels) : rows(rows), chunks(channels / 8), width(std::gcd<int64_t>(8, chunks)) {}
+  int64_t rowBytes() const { return 16 * width; }
+  int64_t atomBytes() const { return rows * rowBytes(); }
+  int64_t bytes() const { return rows * 16 * chunks; }
+  /// Chunk c of row r is where chunk c ^ ((r >> shift) & (width - 1)) of an atom's row would be.
+  int64_t shift() const { return 3 - std::countr_zero(uint64_t(width)); }
+};
 
 } // namespace flarec

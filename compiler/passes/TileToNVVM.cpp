@@ -148,7 +148,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
     if (!programs.empty()) {
       // Dynamic shared memory.
       LLVM::GlobalOp::create(b, module.getLoc(), LLVM::LLVMArrayType::get(b.getI8Type(), 0), false, LLVM::Linkage::External, "flarec_shared",
-                             Attribute(), 16, 3);
+                             Attribute(), Swizzle::alignment, 3);
     }
     for (tile::ProgramOp program : programs) {
       if (!selection.has(program)) {

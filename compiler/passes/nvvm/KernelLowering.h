@@ -29,7 +29,7 @@ struct Tensor {
 struct Slot {
   int64_t offset, slotBytes, rowBytes; // bytes of a head's row, between rows
   int64_t size;                        // of all rows
-  int64_t planeBytes = 0;              // of 8 channels of a head, where they lie in planes (Warpgroup.cpp); 0: a row's lie side by side
+  std::optional<Swizzle> swizzle;      // of a head's rows, where warpgroups read them; else a token's lie side by side
   bool isVector;                       // [heads][tokens] numbers instead of rows
 };
 
@@ -71,7 +71,7 @@ struct KernelLowering : Emit {
     int64_t offset, registers;
     int64_t lanes; // the first ones, of which all others hold copies
     int64_t blockBytes;
-    int64_t planeBytes = 0; // of 8 channels of all latents, where they lie in planes: then from `offset` on
+    std::optional<Swizzle> swizzle; // where warpgroups read it: then all blocks lie so from `offset` on
   };
   DenseMap<Value, Parked> stashes;
   Value tokens, batches, heads, latentBatches, splits;
@@ -182,22 +182,24 @@ struct KernelLowering : Emit {
 
   //-- Matrix instructions of warpgroups
   bool hasGroups() { return kernel.getKind() == "sweep" && config.hasGroups(); }
-  /// Where a right operand lies: each 8 channels' bytes of all rows.
-  struct Planes {
+  /// Where a right operand lies.
+  struct RightOperand {
     Value address;
-    int64_t planeBytes, units;
+    Swizzle swizzle;
   };
-  DenseMap<Value, Planes> planes; // by the body's argument
+  DenseMap<Value, RightOperand> rightOperands; // by the body's argument
   static bool isRightOperand(Value v);
-  bool liesInPlanes(Value v);
-  void storePlanes(ArrayRef<Value> x, Value p, int64_t planeBytes);
-  /// The lower half of a matrix descriptor.
-  Value descriptor(const Planes &planes, bool alongRows);
-  /// 16 steps of K: four registers of the left operand, a descriptor's lower half of the right one, bytes from there on, and the stride of its upper half.
+  bool isSwizzled(Value v);
+  /// Bytes from the start of an atom to chunk `chunk` of row `row` (i32).
+  Value swizzled(const Swizzle &swizzle, Value row, Value chunk);
+  /// A block of 16 rows, as fragment::column holds it.
+  void storeSwizzled(ArrayRef<Value> x, Value p, const Swizzle &swizzle, Value block);
+  /// 16 steps of K: four registers of the left operand, the right one, and bytes from there on.
   struct GroupFactor {
     SmallVector<Value> left;
-    Value right;
-    int64_t offset, stride;
+    Value right; // a descriptor's lower half
+    int64_t offset;
+    Swizzle swizzle;
   };
   /// acc (or nothing) + Σ left·right, of 64 rows and `columns`; K of the right operand along its rows, or along channels.
   Registers groupProduct(Type half, int64_t columns, ArrayRef<GroupFactor> factors, const Registers &acc, bool alongRows);
@@ -329,6 +331,8 @@ struct KernelLowering : Emit {
   void several(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state);
   /// The same, op by op.
   void together(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// Columns past the last token are masked in tiles that have any.
+  void maskLast(tile::MaskOp op, MutableArrayRef<Column> columns);
   /// Where references are raised for the columns of a block of rows together: a branch, and what says that one is exceeded.
   void raise(tile::ExceedsOp exceeds, scf::IfOp branch, MutableArrayRef<Column> columns);
   /// One block of columns against all row blocks.

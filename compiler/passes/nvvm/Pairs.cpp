@@ -16,18 +16,20 @@ void KernelLowering::emit(tile::StashOp op) {
   for (auto [i, r] : llvm::enumerate(op.getResults())) {
     TileType t = tileType(yield.getResults()[i]);
     stashes[r] = {op, {}, first + bytes, registersOf(t), layoutOf(t).distinctLanes(), 0};
-    if (liesInPlanes(r))
-      stashes[r].planeBytes = count * tile::blockSize * 16;
+    if (isSwizzled(r))
+      stashes[r].swizzle.emplace(count * tile::blockSize, t.getD());
     else
       bytes += stashes[r].registers * stashes[r].lanes * 4;
   }
-  int64_t planeBytes = 0; // behind all blocks
+  int64_t end = first + count * bytes; // behind all blocks what is swizzled
+  bool anySwizzled = false;
   for (Value r : op.getResults()) {
     stashes[r].blockBytes = bytes;
-    if (!stashes[r].planeBytes)
+    if (!stashes[r].swizzle)
       continue;
-    stashes[r].offset = first + count * bytes + planeBytes;
-    planeBytes += stashes[r].planeBytes * stashes[r].registers / 2;
+    anySwizzled = true;
+    stashes[r].offset = roundUp(end, Swizzle::alignment);
+    end = roundUp(stashes[r].offset + stashes[r].swizzle->bytes(), Swizzle::alignment);
   }
   Value base, block = worker, step = c32(config.getWorkers());
   if (op.getMemory()) {
@@ -47,7 +49,7 @@ void KernelLowering::emit(tile::StashOp op) {
     block = add(narrow(mul(rowGroup, mergeWorkers(kernel))), worker);
     step = c32(blocksPerHead(kernel) * mergeWorkers(kernel));
   } else {
-    stashHeadBytes += count * bytes + planeBytes;
+    stashHeadBytes = end;
     base = stashBase();
   }
   auto loop = scf::ForOp::create(b, loc, block, c32(count), step);
@@ -61,17 +63,19 @@ void KernelLowering::emit(tile::StashOp op) {
       return;
     for (auto [i, r] : llvm::enumerate(op.getResults())) {
       Parked p = stashes[r];
-      Value at = offset(base, widen(add(mul(block, p.planeBytes ? tile::blockSize * 16 : p.blockBytes), p.offset)));
       const Registers &x = tiles[yield.getResults()[i]];
-      if (p.planeBytes)
-        storePlanes(x, at, p.planeBytes);
-      else if (p.lanes == 32)
+      if (p.swizzle) {
+        storeSwizzled(x, offset(base, p.offset), *p.swizzle, block);
+        continue;
+      }
+      Value at = offset(base, widen(add(mul(block, p.blockBytes), p.offset)));
+      if (p.lanes == 32)
         storeRegisters(x, at);
       else
         onlyIf(lt(lane, c32(p.lanes)), [&] { storeRegisters(x, at, p.lanes); });
     }
   }
-  if (planeBytes)
+  if (anySwizzled)
     proxyFence();
   if (!op.getMemory())
     barrier();
@@ -325,8 +329,11 @@ void KernelLowering::together(tile::PairsOp op, Value first, int64_t count, int6
     for (Operation &o : body.without_terminator()) {
       bindUsed(o);
       auto contract = dyn_cast<tile::ContractOp>(o);
+      auto mask = dyn_cast<tile::MaskOp>(o);
       if (contract && hasGroups()) {
         groupContract(contract, columns);
+      } else if (mask && mask.getOver() == Index::n && op.getRows() == Index::m) {
+        maskLast(mask, columns);
       } else if (scf::IfOp branch = raiseOf(o)) {
         raise(cast<tile::ExceedsOp>(o), branch, columns);
       } else if (!isa<scf::IfOp>(o) || !o.getPrevNode() || !raiseOf(*o.getPrevNode())) {
@@ -343,6 +350,37 @@ void KernelLowering::together(tile::PairsOp op, Value first, int64_t count, int6
     }
     within(columns.back(), [&] { takeRow(op, r, state); });
   }
+}
+
+// All tiles but the last are full. Asked once for all columns, masks cost nothing there.
+void KernelLowering::maskLast(tile::MaskOp op, MutableArrayRef<Column> columns) {
+  Registers full;
+  for (Column &c : columns)
+    full.append(c.tiles[op.getX()]);
+  Value end = add(columns.back().numbers[op.getFirst()], tile::blockSize);
+  auto types = llvm::map_to_vector(full, [](Value v) { return v.getType(); });
+  auto branch = scf::IfOp::create(b, loc, types, lt(columns.back().numbers[op.getLimit()], end), true);
+  {
+    OpBuilder::InsertionGuard guard(b);
+    for (Block *block : {branch.thenBlock(), branch.elseBlock()})
+      block->clear();
+    b.setInsertionPointToStart(branch.elseBlock());
+    scf::YieldOp::create(b, loc, full);
+    b.setInsertionPointToStart(branch.thenBlock());
+    Registers masked;
+    for (Column &c : columns) {
+      std::swap(tiles, c.tiles);
+      std::swap(numbers, c.numbers);
+      emit(op);
+      masked.append(tiles[op.getOut()]);
+      std::swap(tiles, c.tiles);
+      std::swap(numbers, c.numbers);
+    }
+    scf::YieldOp::create(b, loc, masked);
+  }
+  int64_t count = full.size() / columns.size();
+  for (auto [i, c] : llvm::enumerate(columns))
+    c.tiles[op.getOut()] = Registers(branch.getResults().slice(i * count, count));
 }
 
 void KernelLowering::raise(tile::ExceedsOp exceeds, scf::IfOp branch, MutableArrayRef<Column> columns) {
@@ -398,13 +436,13 @@ void KernelLowering::bindColumn(tile::PairsOp op, BlockArgument arg, Value col) 
   Value v = op.getIns()[arg.getArgNumber() - 2];
   TileType type = cast<TileType>(arg.getType());
   if (isa<tile::StashType>(v.getType())) {
-    if (Parked p = stashes[v]; p.planeBytes)
-      planes[arg] = {offset(stashPointer, p.offset), p.planeBytes, p.registers / 2};
+    if (Parked p = stashes[v]; p.swizzle)
+      rightOperands.insert({arg, {offset(stashPointer, p.offset), *p.swizzle}});
     else
       tiles[arg] = fetch(v, col, type);
   } else if (auto stage = dyn_cast<tile::StageType>(v.getType())) {
-    if (const StageAt &s = stages[v]; s.slot.planeBytes && isRightOperand(arg))
-      planes[arg] = {s.address, s.slot.planeBytes, s.slot.slotBytes / s.slot.planeBytes};
+    if (const StageAt &s = stages[v]; s.slot.swizzle && isRightOperand(arg))
+      rightOperands.insert_or_assign(arg, RightOperand{s.address, *s.slot.swizzle});
     else
       tiles[arg] = readStage(s, stage, type, mul(col, tile::blockSize));
   }

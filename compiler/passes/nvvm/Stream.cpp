@@ -1,8 +1,8 @@
 // tile-to-nvvm: tokens on their way through shared memory.
 //
 // The tokens of a tile lie in a ring of stages in shared memory, row after row with all of the block's heads side by side; 16 bytes
-// between rows (32 for f32) keep the eight rows of a fragment in different banks. What warpgroups read lies in planes instead (Warpgroup.cpp), with 16 bytes between
-// these, so that the copies of a row go to different banks.
+// between rows (32 for f32) keep the eight rows of a fragment in different banks. What warpgroups read lies as they want it instead, each head's
+// tokens apart (Swizzle in passes/Registers.h).
 #include "passes/nvvm/KernelLowering.h"
 
 using namespace mlir;
@@ -10,6 +10,7 @@ using namespace mlir;
 namespace flarec::nvvm {
 
 void KernelLowering::planRing(tile::StreamOp op) {
+  bool anySwizzled = false;
   for (auto [i, v] : llvm::enumerate(op.getTokens())) {
     auto t = cast<FlareTensorType>(v.getType());
     Slot s;
@@ -19,11 +20,13 @@ void KernelLowering::planRing(tile::StreamOp op) {
       s.slotBytes = config.getTile() * size;
       s.rowBytes = size;
       s.size = s.slotBytes * config.getHeads();
-    } else if (liesInPlanes(op.getRegion().getArgument(1 + i))) {
-      s.planeBytes = config.getTile() * 16 + 16;
-      s.slotBytes = t.getChannels() * size / 16 * s.planeBytes;
-      s.rowBytes = 16;
+    } else if (isSwizzled(op.getRegion().getArgument(1 + i))) {
+      s.swizzle.emplace(config.getTile(), t.getChannels());
+      s.slotBytes = s.swizzle->bytes();
+      s.rowBytes = s.swizzle->rowBytes();
       s.size = s.slotBytes * config.getHeads();
+      stageBytes = roundUp(stageBytes, Swizzle::alignment);
+      anySwizzled = true;
     } else {
       s.slotBytes = (t.getChannels() + 7) / 8 * 8 * size;
       s.rowBytes = s.slotBytes * config.getHeads() + (size == 2 ? 16 : 32);
@@ -33,7 +36,9 @@ void KernelLowering::planRing(tile::StreamOp op) {
     stageBytes += (s.size + 15) / 16 * 16;
     slots.push_back(s);
   }
-  ringOffset = (stashHeadBytes * config.getHeads() + 127) / 128 * 128;
+  if (anySwizzled)
+    stageBytes = roundUp(stageBytes, Swizzle::alignment);
+  ringOffset = roundUp(stashHeadBytes * config.getHeads(), anySwizzled ? Swizzle::alignment : 128);
   combineOffset = ringOffset + stageBytes * config.getStages();
   sharedBytes = combineOffset + combineBytes(op) * config.getWorkers() * config.getHeads();
 }
@@ -67,8 +72,13 @@ void KernelLowering::locate(Copy &c, Value i) {
   c.source = offset(t.pointer, add(mul(elements, size), widen(mul(piece, c.chunk))));
   c.token = select(lt(globalHead, heads), token, c32(1 << 30)); // no token of a head that is not there
   Value inRow = mul(piece, c.chunk);
-  if (s.planeBytes)
-    inRow = c.chunk == 16 ? mul(piece, s.planeBytes) : add(mul(div(inRow, 16), s.planeBytes), rem(inRow, 16));
+  if (s.swizzle) {
+    int64_t width = s.swizzle->width;
+    Value chunk = div(inRow, 16);
+    inRow = add(add(mul(div(chunk, width), s.swizzle->atomBytes()), swizzled(*s.swizzle, token, rem(chunk, width))), rem(inRow, 16));
+    c.target = add(mul(h, s.slotBytes), inRow);
+    return;
+  }
   c.target = s.isVector ? add(mul(h, s.slotBytes), mul(token, size)) : add(add(mul(token, s.rowBytes), mul(h, s.slotBytes)), inRow);
 }
 
@@ -82,6 +92,8 @@ Copies KernelLowering::planCopies(tile::StreamOp op) {
     Copy c{v, s, s.isVector ? size : aligned ? chunkBytes(t.type) : size, nullptr, nullptr, nullptr, nullptr, 0};
     int64_t perToken = piecesPerToken(c) * config.getHeads(), total = perToken * config.getTile();
     bool looped = total > mostInLine * threads, regular = !s.isVector && threads % perToken == 0;
+    if (s.swizzle && threads / perToken % 8) // chunks are exchanged differently in each of 8 rows
+      regular = false;
     if (looped && !regular) {
       c.pieces = total;
       copies.push_back(c);
@@ -240,7 +252,7 @@ void KernelLowering::emit(tile::StreamOp op) {
   // The oldest tile under way is there, for all warps, and all are done with the one before it.
   auto arrive = [&] {
     intrinsic("llvm.nvvm.cp.async.wait.group", c32(stagesCount - 2));
-    if (llvm::any_of(slots, [](const Slot &s) { return s.planeBytes != 0; }))
+    if (llvm::any_of(slots, [](const Slot &s) { return s.swizzle.has_value(); }))
       proxyFence();
     barrier();
   };
@@ -408,7 +420,7 @@ void KernelLowering::emit(tile::BoundedOp op) {
   int64_t rows = own ? config.getWorkerRows() : config.getTile();
   Value firstRow = own ? mul(rowWorker, rows) : c32(0);
   // Squares of bf16 may be added up in bf16, two channels at once: each addition is wrong by 2^-9 of the sum at most, for which the limit makes room. So 32 channels at most.
-  int64_t step = s.slot.planeBytes ? s.slot.planeBytes : 16, bytes = s.slot.slotBytes / step * 16;
+  int64_t bytes = s.slot.swizzle ? s.slot.swizzle->chunks * 16 : s.slot.slotBytes;
   int64_t perSum = std::min<int64_t>(64, bytes);
   bool coarse = e.isBF16();
   // max over this lane's rows of ‖k‖²
@@ -417,7 +429,7 @@ void KernelLowering::emit(tile::BoundedOp op) {
     Value row = add(lane, first);
     if (first + 32 > rows)
       row = min(row, c32(rows - 1));
-    Value p = offset(s.address, widen(mul(add(firstRow, row), s.slot.rowBytes))), sum = cf(0);
+    Value tokenRow = add(firstRow, row), p = offset(s.address, widen(mul(tokenRow, s.slot.rowBytes))), sum = cf(0);
     if (s.slot.isVector) {
       Value x = load(f32(), p, 4);
       worst = maxNaN(worst, fmul(x, x));
@@ -425,7 +437,10 @@ void KernelLowering::emit(tile::BoundedOp op) {
     }
     Value squares = c32(0);
     for (int64_t at = 0; at < bytes; at += 16) {
-      Registers x = loadVector(isHalf(e) ? i32() : f32(), 4, offset(p, at / 16 * step));
+      Value q = offset(p, at);
+      if (auto &sw = s.slot.swizzle)
+        q = offset(offset(s.address, at / 16 / sw->width * sw->atomBytes()), widen(swizzled(*sw, tokenRow, c32(at / 16 % sw->width))));
+      Registers x = loadVector(isHalf(e) ? i32() : f32(), 4, q);
       for (Value v : x) {
         if (coarse) {
           squares = fma2(v, v, squares);
@@ -483,7 +498,7 @@ Registers KernelLowering::readStage(const StageAt &s, tile::StageType stage, Til
     }
     return r;
   }
-  if (s.slot.planeBytes) {
+  if (s.slot.swizzle) {
     status = emitError(loc) << "a tile of tokens that groups of workers multiply by is read by something else too; use matrix = \"mma\"";
     return {};
   }

@@ -21,28 +21,31 @@ bool KernelLowering::isRightOperand(Value v) {
 }
 
 /// Of a stash's result or a staged tile: does it end up as the right operand of a group's contraction?
-bool KernelLowering::liesInPlanes(Value v) {
+bool KernelLowering::isSwizzled(Value v) {
   return hasGroups() && llvm::any_of(v.getUses(), [&](OpOperand &use) {
     auto pairs = dyn_cast<tile::PairsOp>(use.getOwner());
     return pairs && use.getOperandNumber() < pairs.getIns().size() && isRightOperand(pairs.getRegion().getArgument(2 + use.getOperandNumber()));
   });
 }
 
-// Register i of lane l of fragment::column is channels 8u + 2(l % 4) and the next of row l / 4 (+ 8): 8 rows of 16 bytes at once.
-void KernelLowering::storePlanes(ArrayRef<Value> x, Value p, int64_t planeBytes) {
-  int64_t units = int64_t(x.size()) / 2;
-  Value mine = offset(p, widen(mul(lane, 4)));
-  for (auto [i, v] : llvm::enumerate(x))
-    store(v, offset(mine, int64_t(i) % units * planeBytes + int64_t(i) / units * 128), 4);
+Value KernelLowering::swizzled(const Swizzle &swizzle, Value row, Value chunk) {
+  return add(mul(row, swizzle.rowBytes()), mul(xorBits(chunk, andBits(shr(row, swizzle.shift()), swizzle.width - 1)), 16));
 }
 
-// Matrix descriptors (PTX ISA 9.7.15.5.1): addresses and offsets without their last four bits, no swizzle. The part of 8 rows of a plane is 128 bytes in a row. With K
-// along channels the leading offset is from plane to plane and the stride from 8 rows to the next 8; with K along rows it is the other way round.
-Value KernelLowering::descriptor(const Planes &planes, bool alongRows) {
-  int64_t leading = alongRows ? 128 : planes.planeBytes;
-  return orBits(shr(andBits(narrow(LLVM::PtrToIntOp::create(b, loc, i64(), planes.address)), 0x3ffff), 4), c32((leading >> 4) << 16));
+// Register i of lane l of fragment::column holds channels 8u + 2(l % 4) and the next of row l / 4 (+ 8): words of 8 rows at once.
+void KernelLowering::storeSwizzled(ArrayRef<Value> x, Value p, const Swizzle &swizzle, Value block) {
+  Value row = shr(lane, 2);
+  Value mine = offset(p, widen(add(mul(block, tile::blockSize * swizzle.rowBytes()), mul(andBits(lane, 3), 4))));
+  for (auto [i, v] : llvm::enumerate(x)) {
+    int64_t u = int64_t(i) % swizzle.chunks, half = int64_t(i) / swizzle.chunks;
+    Value at = offset(mine, widen(swizzled(swizzle, row, c32(u % swizzle.width))));
+    store(v, offset(at, u / swizzle.width * swizzle.atomBytes() + half * 8 * swizzle.rowBytes()), 4);
+  }
 }
 
+// Right operands are described by 64 bits (PTX ISA 9.7.15.5.1, "Matrix descriptor"): the start and two offsets without their last four bits, and how chunks are exchanged.
+// The stride is from 8 rows to the next 8. With K along rows the leading offset is from atom to atom; with K along channels it has no meaning, and a step of K starts further
+// on in an atom, or in the next one.
 Registers KernelLowering::groupProduct(Type half, int64_t columns, ArrayRef<GroupFactor> factors, const Registers &acc, bool alongRows) {
   // Operands: results, left registers, descriptors, and accumulators that are the results' registers.
   int64_t count = columns / 2, next = count;
@@ -67,7 +70,9 @@ Registers KernelLowering::groupProduct(Type half, int64_t columns, ArrayRef<Grou
   for (auto [i, f] : llvm::enumerate(factors)) {
     std::string left = list([&](int64_t j) { return number(f.left[j]); }, 4);
     // The upper half is a number known here.
-    body += "add.s32 low, " + number(f.right) + ", " + std::to_string(f.offset >> 4) + ";\nmov.b64 right, {low, " + std::to_string(f.stride >> 4) + "};\n";
+    int64_t exchange = f.swizzle.width == 8 ? 1 : f.swizzle.width == 4 ? 2 : 3;
+    int64_t high = (8 * f.swizzle.rowBytes() >> 4) | exchange << 30;
+    body += "add.s32 low, " + number(f.right) + ", " + std::to_string(f.offset >> 4) + ";\nmov.b64 right, {low, " + std::to_string(int32_t(high)) + "};\n";
     body += "wgmma.mma_async.sync.aligned.m64n" + std::to_string(columns) + "k16.f32." + type + "." + type + " " + results + ", " + left + ", right, " +
             (i == 0 && acc.empty() ? "nothing" : "all") + ", 1, 1, " + (alongRows ? "1" : "0") + ";\n";
   }
@@ -91,29 +96,29 @@ Registers KernelLowering::groupProduct(Type half, int64_t columns, ArrayRef<Grou
 
 void KernelLowering::groupContract(tile::ContractOp op, MutableArrayRef<Column> columns) {
   bool scores = op.getOver() == Index::d;
+  Type element = tileType(op.getA().front()).getElement();
+  Column &front = columns.front();
   SmallVector<GroupFactor> factors;
-  auto rightOf = [&](Value v) -> std::optional<Planes> {
-    auto found = planes.find(v);
-    if (found == planes.end()) {
+  for (auto [left, right] : llvm::zip(op.getA(), op.getB())) {
+    auto found = rightOperands.find(right);
+    if (found == rightOperands.end()) {
       status = op.emitOpError("multiplies in groups of workers by an operand that is neither a stage nor a stash; use matrix = \"mma\"");
-      return std::nullopt;
+      return;
     }
-    return found->second;
-  };
+    const Swizzle &sw = found->second.swizzle;
+    int64_t leading = scores ? 1 : sw.atomBytes() >> 4;
+    Value start = narrow(LLVM::PtrToIntOp::create(b, loc, i64(), found->second.address));
+    Value d = orBits(shr(andBits(start, 0x3ffff), 4), c32(leading << 16));
+    d = add(d, mul(front.number, tile::blockSize * sw.rowBytes() >> 4));
+    if (scores) // all columns at once, 16 channels a step
+      for (int64_t u = 0; u < sw.chunks; u += 2)
+        factors.push_back({SmallVector<Value>(ArrayRef(front.tiles[left]).slice(2 * u, 4)), d, u / sw.width * sw.atomBytes() + u % sw.width * 16, sw});
+    else // all channels at once, 16 columns a step
+      for (auto [i, c] : llvm::enumerate(columns))
+        factors.push_back({SmallVector<Value>(c.tiles[left]), d, int64_t(i) * tile::blockSize * sw.rowBytes(), sw});
+  }
+  Registers acc;
   if (scores) {
-    // All columns at once, 16 channels a step.
-    Type element = tileType(op.getA().front()).getElement();
-    Value first = mul(columns.front().number, tile::blockSize); // in 16 bytes
-    for (auto [left, right] : llvm::zip(op.getA(), op.getB())) {
-      auto p = rightOf(right);
-      if (!p)
-        return;
-      const Registers &a = columns.front().tiles[left];
-      Value d = add(descriptor(*p, false), first);
-      for (int64_t u = 0; u + 1 < p->units; u += 2)
-        factors.push_back({SmallVector<Value>(ArrayRef(a).slice(2 * u, 4)), d, u * p->planeBytes, 128});
-    }
-    Registers acc;
     if (op.getAcc())
       for (Column &c : columns)
         acc.append(c.tiles[op.getAcc()]);
@@ -122,16 +127,9 @@ void KernelLowering::groupContract(tile::ContractOp op, MutableArrayRef<Column> 
       c.tiles[op.getOut()] = Registers(ArrayRef(all).slice(8 * i, 8));
     return;
   }
-  // The columns' weights one after the other, 16 rows of the right operand a step, to all channels at once. The columns' accumulators are one.
-  Type element = tileType(op.getA().front()).getElement();
-  auto p = rightOf(op.getB().front());
-  if (!p)
-    return;
-  Value d = add(descriptor(*p, true), mul(columns.front().number, tile::blockSize));
-  for (auto [i, c] : llvm::enumerate(columns))
-    factors.push_back({SmallVector<Value>(c.tiles[op.getA().front()]), d, int64_t(i) * tile::blockSize * 16, p->planeBytes});
-  Registers acc = columns.front().tiles[op.getAcc()];
-  int64_t channels = p->units * 8;
+  // The columns' accumulators are one. Channels that pad it are not multiplied.
+  int64_t channels = factors.front().swizzle.chunks * 8;
+  acc = front.tiles[op.getAcc()];
   Registers sum = groupProduct(element, channels, factors, Registers(acc.begin(), acc.begin() + channels / 2), true);
   std::copy(sum.begin(), sum.end(), acc.begin());
   for (Column &c : columns)
