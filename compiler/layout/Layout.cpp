@@ -139,20 +139,35 @@ Layout fragment::column(Axis c, int units) {
 Layout fragment::weight(Axis k, int units) {
   return {join({{{k, 1}, {k, 8}}, channelUnits(units)}), {{k, 2}, {k, 4}, {Axis::d, 1}, {Axis::d, 2}, {Axis::d, 4}}};
 }
-// The instruction's column j of unit u: bit 0 of j is a lane's two registers, bits 1 and 2 are lanes. So channel bits are, from the lowest on: bit 0 of j, u, bits 1 and 2 of j.
+// The instruction's column j of unit u: bit 0 of j is a lane's two registers, bits 1 and 2 are lanes. Channel bits are, from the lowest on: bit 0 of j, so many of u's that a
+// lane has up to 8 channels, bits 1 and 2 of j, the others of u. So a store of 8 channels, 16 bytes, is next to those of the quad's other lanes.
+namespace {
+int together(int units) { return std::min(units, 4); }
+std::vector<Basis> unitsToStore(int units) {
+  int side = together(units);
+  return join({steps(Axis::d, 2, 2 * side), steps(Axis::d, 8 * side, 8 * units)});
+}
+Basis quadToStore(int units, int bit) { return {Axis::d, (2 << bit) * together(units)}; }
+} // namespace
 Layout fragment::rowToStore(Axis r, int units) {
-  return {join({{{Axis::d, 1}, {r, 8}}, steps(Axis::d, 2, 2 * units)}), {{Axis::d, 2 * units}, {Axis::d, 4 * units}, {r, 1}, {r, 2}, {r, 4}}};
+  return {join({{{Axis::d, 1}, {r, 8}}, unitsToStore(units)}), {quadToStore(units, 0), quadToStore(units, 1), {r, 1}, {r, 2}, {r, 4}}};
 }
 Layout fragment::weightToStore(Axis k, int units) {
-  return {join({{{k, 1}, {k, 8}}, steps(Axis::d, 2, 2 * units)}), {{k, 2}, {k, 4}, {Axis::d, 1}, {Axis::d, 2 * units}, {Axis::d, 4 * units}}};
+  return {join({{{k, 1}, {k, 8}}, unitsToStore(units)}), {{k, 2}, {k, 4}, {Axis::d, 1}, quadToStore(units, 0), quadToStore(units, 1)}};
 }
 Layout fragment::columnToStore(Axis k, int units) {
-  return {join({{{Axis::d, 1}}, steps(Axis::d, 2, 2 * units), {{k, 8}}}), {{Axis::d, 2 * units}, {Axis::d, 4 * units}, {k, 1}, {k, 2}, {k, 4}}};
+  return {join({{{Axis::d, 1}}, unitsToStore(units), {{k, 8}}}), {quadToStore(units, 0), quadToStore(units, 1), {k, 1}, {k, 2}, {k, 4}}};
 }
 Layout fragment::rowVector(Axis r) { return {{{r, 8}}, {copy, copy, {r, 1}, {r, 2}, {r, 4}}}; }
 Layout fragment::rowSum(Axis r) { return {{copy, {r, 8}}, {copy, copy, {r, 1}, {r, 2}, {r, 4}}}; }
 Layout fragment::columnVector(Axis c) { return {{{c, 1}, {c, 8}}, {{c, 2}, {c, 4}, copy, copy, copy}}; }
 
-Layout flarec::latentPerLane(int channels, int laneBits) {
-  return {steps(Axis::d, 1, channels), steps(Axis::m, 1, 1 << laneBits)};
+Layout flarec::latentsOverLanes(int latents, int channels) {
+  int sharers = 32 / latents;
+  Layout l{join({steps(Axis::d, 1, std::min(4, channels)), steps(Axis::d, 4 * sharers, channels)}), {}};
+  for (int step = 4; step < 4 * sharers; step *= 2)
+    l.lanes.push_back(step < channels ? Basis{Axis::d, step} : copy);
+  for (Basis b : steps(Axis::m, 1, latents))
+    l.lanes.push_back(b);
+  return l;
 }

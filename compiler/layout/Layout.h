@@ -97,7 +97,7 @@ Layout rowSum(Axis r);
 Layout columnVector(Axis c);
 } // namespace fragment
 
-/// One latent a lane, its channels in registers (merges).
-Layout latentPerLane(int channels, int laneBits);
+/// `latents`, a power of two, over a warp's 32 lanes: as many lanes to each, with 4 channels at a time (0: a number), so that they read side by side (merges).
+Layout latentsOverLanes(int latents, int channels);
 
 } // namespace flarec

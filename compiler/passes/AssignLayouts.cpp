@@ -161,9 +161,10 @@ struct Propagation {
       if (l == fragment::columnVector(a))
         return fragment::weight(a, units(t));
     }
-    Layout r = latentPerLane(int(t.getD()), 0);
-    r.lanes = l.lanes;
-    return r;
+    int latents = 1;
+    for (const Basis &b : l.lanes)
+      latents *= b.step && b.axis == Axis::m ? 2 : 1;
+    return latentsOverLanes(latents, int(t.getD()));
   }
 
   void run() {
@@ -218,7 +219,7 @@ struct AssignLayouts : flarec::impl::AssignLayoutsBase<AssignLayouts> {
     kernel.walk([&](Operation *op) {
       for (Value v : op->getResults())
         if (TileType t = tileType(v))
-          p.assign(v, latentPerLane(t.getD() ? int(t.getD()) : 1, 5));
+          p.assign(v, latentsOverLanes(int(t.getM()), int(t.getD())));
     });
   }
 

@@ -1,6 +1,7 @@
 // flare-to-tile: each function becomes a tile.program, each sweep a kernel (passes/tiling), each reduction over tokens a merge.
 #include "passes/Feasible.h"
 #include "passes/Passes.h"
+#include "passes/Registers.h"
 #include "passes/StraightLine.h"
 #include "passes/tiling/Kernel.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -168,8 +169,14 @@ struct ProgramBuilder {
     Value at = origin;
     OpBuilder &k = kb;
     DenseMap<Value, Value> merged;
+    // On a GPU a warp's lanes are shared out over the widest of the function's latents.
+    int64_t channels = 0;
+    for (BlockArgument a : block->getArguments())
+      if (auto t = typeOf(a); t && t.getLatents() && t.getChannels())
+        channels = std::max(channels, padded(t.getChannels(), host));
+    int64_t rows = host ? hostMergeRows : mergeRows(channels);
     auto tileOf = [&](FlareTensorType t) {
-      return TileType::get(k.getContext(), 0, 32, t.getChannels() ? padded(t.getChannels(), host) : 0, k.getF32Type(), {});
+      return TileType::get(k.getContext(), 0, rows, t.getChannels() ? padded(t.getChannels(), host) : 0, k.getF32Type(), {});
     };
     unsigned next = 0;
     DenseMap<Operation *, SmallVector<Value>> byOp;

@@ -56,9 +56,10 @@ public:
         json::Array tensors;
         int64_t alignment = 4;
         for (auto a : program.getRegion().getArguments())
-          if (auto t = mlir::dyn_cast<flare::FlareTensorType>(a.getType()); t && t.getTokens() && t.getChannels()) {
+          if (auto t = mlir::dyn_cast<flare::FlareTensorType>(a.getType()); t && t.getChannels() && (t.getTokens() || hasPairs(program, a, t))) {
             tensors.push_back(a.getArgNumber());
-            alignment = std::max(alignment, rowAlignment(t));
+            if (t.getTokens())
+              alignment = std::max(alignment, rowAlignment(t));
           }
         variants.push_back(json::Object{{"symbol", symbol}, {"alignment", alignment}, {"tensors", std::move(tensors)}});
         variants.push_back(json::Object{{"symbol", any}, {"alignment", 0}, {"tensors", json::Array{}}});
@@ -69,6 +70,12 @@ public:
     }
     k["variants"] = std::move(variants);
     kernels.push_back(std::move(k));
+  }
+
+  /// Latents that come from outside, whose 16-bit channels such kernels read two at a time; what the function makes itself lies so anyway.
+  static bool hasPairs(tile::ProgramOp program, mlir::BlockArgument a, flare::FlareTensorType t) {
+    auto description = mlir::cast<mlir::DictionaryAttr>(program.getTensors()[a.getArgNumber()]);
+    return t.getLatents() && t.getChannels() % 2 == 0 && bytesOf(t.getElement()) == 2 && description.getAs<mlir::StringAttr>("role").getValue() == "input";
   }
 
   void endFunction() {

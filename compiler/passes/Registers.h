@@ -29,30 +29,28 @@ inline int64_t rowAlignment(flare::FlareTensorType t) {
   return std::gcd<int64_t>(16, t.getChannels() * bytesOf(t.getElement()));
 }
 
-/// Latents that a block of a `merge` finishes.
-constexpr int64_t mergeRows = 32;
-
-/// Workers of a block on a GPU in kernels that run over latents instead of tokens. A merge waits for memory, so it has as many as registers allow, two for each channel.
-inline int64_t mergeWorkers(tile::KernelOp kernel) {
-  if (kernel.getKind() == "park")
-    return 8;
-  int64_t channels = 0;
-  kernel.walk([&](mlir::Operation *op) {
-    for (mlir::Value v : op->getResults())
-      if (auto t = mlir::dyn_cast<tile::TileType>(v.getType()))
-        channels = std::max(channels, t.getD());
-  });
-  return channels <= 32 ? 16 : 8;
+/// Latents that a block of a `merge` finishes: on a GPU as many as a warp's lanes can take 4 channels of at once, but 4 at least; on the host 32.
+constexpr int64_t hostMergeRows = 32;
+inline int64_t mergeRows(int64_t channels) { return std::max<int64_t>(4, 32 / std::max<int64_t>(1, channels / 4)); }
+inline int64_t mergeRows(tile::KernelOp kernel) {
+  int64_t rows = 1;
+  kernel.walk([&](tile::StoreOp s) { rows = s.getTile().getType().getM(); });
+  return rows;
 }
+
+/// Workers of a block on a GPU in kernels that run over latents instead of tokens. Merges wait for memory, so they have many.
+inline int64_t mergeWorkers(tile::KernelOp kernel) { return kernel.getKind() == "park" ? 8 : 16; }
 
 /// Of a block on a GPU.
 inline int64_t threadsOf(tile::KernelOp kernel) {
   return kernel.getKind() == "sweep" ? kernel.getConfigAttr().getThreads() : 32 * mergeWorkers(kernel);
 }
 
-/// Blocks that each head has in such a kernel; in a `park` kernel each worker has 16 latents.
+/// Blocks that each head has in such a kernel, and 1 in others; in a `park` kernel each worker has 16 latents.
 inline int64_t blocksPerHead(tile::KernelOp kernel) {
-  int64_t latents = 1, covered = kernel.getKind() == "park" ? mergeWorkers(kernel) * tile::blockSize : mergeRows;
+  if (kernel.getKind() == "sweep")
+    return 1;
+  int64_t latents = 1, covered = kernel.getKind() == "park" ? mergeWorkers(kernel) * tile::blockSize : mergeRows(kernel);
   kernel.walk([&](tile::StoreOp s) { latents = s.getTensor().getType().getLatents(); });
   if (kernel.getKind() == "park")
     kernel.walk([&](tile::StashOp s) { latents = s.getLatents(); });

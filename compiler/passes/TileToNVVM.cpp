@@ -261,7 +261,7 @@ struct TileToNVVM : flarec::impl::TileToNVVMBase<TileToNVVM> {
       }
     if (l.range && isSweep)
       l.keepToRange();
-    Value first = kernel.getKind() == "merge" ? l.mul(l.rowGroup, mergeRows)
+    Value first = kernel.getKind() == "merge" ? l.mul(l.rowGroup, mergeRows(kernel))
                   : isSweep && kernel.getConfigAttr().getRows() == Index::m
                       ? l.mul(l.add(l.mul(l.rowGroup, kernel.getConfigAttr().getWorkers()), l.widen(l.worker)), kernel.getConfigAttr().getWorkerRows())
                       : l.c64(0);

@@ -35,7 +35,7 @@ def Tile_KernelOp : Tile_Op<"kernel", [Symbol, HasParent<"ProgramOp">, NoTermina
   let summary = "one launch";
   let description = [{
     `sweep` kernels run over (split, row group, head group, batch) by their `config`; `merge` kernels finish a
-    reduction over tokens, 32 latents a worker; `park` kernels make latent operands for the sweep after them (`tile.stash`), 16 latents a worker. The region's argument is the worker's first
+    reduction over tokens, as many latents a worker as their tiles have; `park` kernels make latent operands for the sweep after them (`tile.stash`), 16 latents a worker. The region's argument is the worker's first
     latent (0 where rows are tokens).
 
     ```mlir

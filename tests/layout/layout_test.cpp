@@ -95,9 +95,20 @@ TEST(Fragments, ResultsToStoreAreTheSameProductWithItsColumnsPermuted) {
         EXPECT_EQ(permuted.element(i, lane)[m], b.element(i, lane)[m]);
         EXPECT_EQ(permuted.element(i, lane)[d], channel(b.element(i, lane)[d] / 8, b.element(i, lane)[d] % 8));
       }
-    // A lane's channels of a row, of which there are two a unit, follow one another.
+    // A lane's channels of a row, of which there are two a unit, follow one another in eights, or as many as there are, and those of the four lanes of a quad side by side.
+    int together = std::min(8, 2 * units);
     for (int i = 0; i < out.registerCount(); ++i)
-      EXPECT_EQ(out.element(i, 0)[d], i % 2 + 2 * (i / 4));
+      for (int lane = 0; lane < 4; ++lane) {
+        int nth = i % 2 + 2 * (i / 4);
+        EXPECT_EQ(out.element(i, lane)[d], nth % together + lane * together + nth / together * 4 * together);
+      }
+    // Those of warpgroups, whose right operands lie in memory: the same columns.
+    Layout column = fragment::column(m, units), inMemory = fragment::columnToStore(m, units);
+    for (int i = 0; i < column.registerCount(); ++i)
+      for (int lane = 0; lane < 32; ++lane) {
+        EXPECT_EQ(inMemory.element(i, lane)[m], column.element(i, lane)[m]);
+        EXPECT_EQ(inMemory.element(i, lane)[d], channel(column.element(i, lane)[d] / 8, column.element(i, lane)[d] % 8));
+      }
     EXPECT_EQ(out.copies(16, 0, 8 * units), 1);
     EXPECT_EQ(permuted.copies(0, 16, 8 * units), 1);
   }
@@ -113,8 +124,14 @@ TEST(Layout, FragmentsHoldEachElementOnce) {
     EXPECT_EQ(fragment::column(m, units).copies(0, 16, 8 * units), 1);
     EXPECT_EQ(fragment::weight(n, units).copies(16, 0, 8 * units), 1);
   }
-  EXPECT_EQ(latentPerLane(8, 5).copies(0, 32, 8), 1);
-  EXPECT_EQ(latentPerLane(1, 4).copies(0, 16, 0), 1);
+  for (int latents : {4, 8, 16, 32})
+    for (int channels : {8, 16, 32, 64}) {
+      Layout l = latentsOverLanes(latents, channels);
+      EXPECT_EQ(l.copies(0, latents, channels), std::max(1, 32 / latents * 4 / channels));
+      EXPECT_EQ(latentsOverLanes(latents, 0), [&] { Layout numbers = l.restrictedTo(false, true, false); return numbers; }());
+      EXPECT_EQ(l.element(3, 0)[d], 3) << "a lane's channels come in fours";
+    }
+  EXPECT_EQ(latentsOverLanes(4, 32).element(0, 1)[d], 4) << "next to those of the next lane";
 }
 
 TEST(Layout, VectorsAreRepeatedOverTheLanesThatShareThem) {

@@ -386,7 +386,7 @@ void KernelLowering::emit(tile::ReduceOp op) {
 Value KernelLowering::leftOf(FlareTensorType t, Value at) {
   if (t.getTokens())
     return sub(tokens, at);
-  int64_t covered = !config ? mergeRows : rows == Index::m ? config.getWorkerRows() : lanes;
+  int64_t covered = !config ? hostMergeRows : rows == Index::m ? config.getWorkerRows() : lanes;
   if (t.getLatents() % covered == 0 || (rows == Index::m && config && covered * config.getRowGroups() == t.getLatents()))
     return {};
   return sub(c64(t.getLatents()), at);
@@ -610,8 +610,8 @@ void KernelLowering::emit(tile::MergeSumOp op) {
 }
 
 void KernelLowering::mergeKernel() {
-  numbers[kernel.getRegion().getArgument(0)] = mul(rowGroup, mergeRows);
-  loop(c64(0), c64(mergeRows), lanes, [&](Value first) {
+  numbers[kernel.getRegion().getArgument(0)] = mul(rowGroup, hostMergeRows);
+  loop(c64(0), c64(hostMergeRows), lanes, [&](Value first) {
     blockRow = first;
     lowerBlock(kernel.getRegion().front());
     blockRow = {};

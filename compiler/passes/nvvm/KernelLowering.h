@@ -210,13 +210,17 @@ struct KernelLowering : Emit {
   //-- Global memory
   void emit(tile::LoadOp op);
   /// Element loads by layout; rows and channels outside are 0.
-  template <typename F> Registers loadRows(const Tensor &t, TileType type, Value at, F address) {
+  /// `words`: where 16-bit channels came two at once, these; empty otherwise.
+  template <typename F> Registers loadRows(const Tensor &t, TileType type, Value at, F address, Registers *words = nullptr) {
     Layout l = layoutOf(type);
     Axis a = type.getM() ? Axis::m : Axis::n;
     int64_t d = t.type.getChannels(), count = l.registerCount();
     Value laneRow = widen(laneCoordinate(l, a)), laneChannel = laneCoordinate(l, Axis::d);
     Value limit = a == Axis::m ? c64(t.rows()) : tokens;
     Registers r;
+    Type e = t.type.getElement();
+    // Of rows known to be aligned neighbouring channels come together.
+    bool pairs = aligned && kernel.getKind() == "sweep" && isHalf(e) && d % 2 == 0 && !l.registers.empty() && l.registers[0] == Basis{Axis::d, 1};
     DenseMap<int64_t, std::pair<Value, Value>> rows; // row offset → address, valid
     for (int64_t block = 0; block < blocksOf(type); ++block)
       for (int64_t i = 0; i < count; ++i) {
@@ -230,15 +234,26 @@ struct KernelLowering : Emit {
         Value valid = row.second, p = row.first;
         if (d && c[Axis::d] >= roundUp(d, 8)) {
           r.push_back(cf(0));
+          if (words && i % 2 == 0)
+            words->push_back(c32(0));
           continue;
         }
         if (d) {
           Value channel = add(laneChannel, c[Axis::d]);
           if (type.getD() > d) {
             valid = both(valid, lt(channel, c32(d)));
-            channel = min(channel, c32(d - 1));
+            channel = min(channel, c32(d - (pairs ? 2 : 1)));
           }
-          p = offset(p, widen(mul(channel, bytesOf(t.type.getElement()))));
+          p = offset(p, widen(mul(channel, bytesOf(e))));
+        }
+        if (pairs) {
+          Value both = select(valid, load(i32(), p, 4), c32(0));
+          auto [low, high] = unpack(e, both);
+          r.append({low, high});
+          if (words)
+            words->push_back(both);
+          ++i;
+          continue;
         }
         r.push_back(select(valid, loadElement(t.type.getElement(), p), cf(0)));
       }

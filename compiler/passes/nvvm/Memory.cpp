@@ -10,7 +10,14 @@ void KernelLowering::emit(tile::LoadOp op) {
   const Tensor &t = tensors[op.getTensor()];
   TileType type = tileType(op.getTile());
   Value at = number(op.getAt());
-  tiles[op.getTile()] = loadRows(t, type, at, [&](Value row) { return rowAddress(t, row); });
+  Registers words;
+  tiles[op.getTile()] = loadRows(t, type, at, [&](Value row) { return rowAddress(t, row); }, &words);
+  packed.erase(op.getTile());
+  // What is cast back to the tensor's type was these bits.
+  if (words.size() * 2 == tiles[op.getTile()].size() && llvm::all_of(op.getTile().getUsers(), [&](Operation *u) {
+        return isa<tile::CastOp>(u) && tileType(u->getResult(0)).getElement() == t.type.getElement();
+      }))
+    packed[op.getTile()] = words;
 }
 
 Value KernelLowering::loadElement(Type e, Value p) {
@@ -202,17 +209,26 @@ void KernelLowering::emit(tile::MaxNormOp op) {
   int64_t workers = kernel.getKind() == "sweep" ? config.getWorkers() : mergeWorkers(kernel);
   if (rows <= 32 || stashHeadBytes)
     workers = 1;
+  // Of a row of more than 8 channels 8 lanes have a part each, so that neighbours read neighbours.
+  int64_t lanes = d > 8 ? 8 : 1;
   auto loop = scf::ForOp::create(b, loc, workers == 1 ? c32(0) : mul(worker, 32), c32((rows + 31) / 32 * 32), c32(32 * workers), ValueRange{cf(0)});
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(loop.getBody());
-    Value row = widen(min(add(loop.getInductionVar(), lane), c32(rows - 1)));
-    Value p = rowAddress(t, row), sum = cf(0);
-    for (int64_t i = 0; i < d; ++i) {
-      Value x = loadElement(t.type.getElement(), offset(p, i * bytesOf(t.type.getElement())));
-      sum = fadd(fmul(x, x), sum);
+    Value worst = loop.getRegionIterArg(0), part = andBits(lane, lanes - 1);
+    for (int64_t set = 0; set < lanes; ++set) {
+      Value row = add(loop.getInductionVar(), add(shr(lane, llvm::Log2_64(lanes)), set * 32 / lanes));
+      Value p = rowAddress(t, widen(min(row, c32(rows - 1)))), sum = cf(0);
+      for (int64_t i = 0; i < d; i += lanes) {
+        Value channel = add(part, i), valid = i + lanes > d ? lt(channel, c32(d)) : Value();
+        Value x = loadElement(t.type.getElement(), offset(p, widen(mul(valid ? min(channel, c32(d - 1)) : channel, bytesOf(t.type.getElement())))));
+        sum = fadd(fmul(x, valid ? select(valid, x, cf(0)) : x), sum);
+      }
+      for (int64_t bit = 1; bit < lanes; bit *= 2)
+        sum = fadd(sum, shuffleXor(sum, bit));
+      worst = maxNaN(worst, sum);
     }
-    scf::YieldOp::create(b, loc, maxNaN(loop.getRegionIterArg(0), sum));
+    scf::YieldOp::create(b, loc, worst);
   }
   Value r = loop.getResult(0);
   for (int i = 0; i < 5; ++i)

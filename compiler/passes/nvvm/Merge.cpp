@@ -22,13 +22,17 @@ Registers KernelLowering::loadPartial(const Tensor &t, TileType type, Value row,
     limited.type = FlareTensorType::get(b.getContext(), false, rows, d, t.type.getElement());
     return loadRows(limited, type, row, address);
   }
-  // A latent a lane: 16 bytes at once, since no two lanes' are neighbours.
-  Value index = add(row, widen(laneCoordinate(layoutOf(type), Axis::m))), p = address(min(index, c64(rows - 1))), valid = lt(index, c64(rows)), zero = cf(0);
+  // Four channels, 16 bytes, at once; a latent's other lanes read those beside them.
+  Layout l = layoutOf(type);
+  Value index = add(row, widen(laneCoordinate(l, Axis::m))), p = address(min(index, c64(rows - 1))), valid = lt(index, c64(rows)), zero = cf(0);
+  Value mine = laneCoordinate(l, Axis::d);
+  bool padded = type.getD() > d;
   Registers r;
-  for (int64_t c = 0; c < d; c += 4)
-    for (Value x : loadVector(f32(), 4, offset(p, 4 * c)))
-      r.push_back(select(valid, x, zero));
-  r.append(layoutOf(type).registerCount() - d, zero);
+  for (int64_t i = 0; i < l.registerCount(); i += 4) {
+    Value channel = add(mine, l.element(int(i), 0)[Axis::d]), there = padded ? both(valid, lt(channel, c32(d))) : valid;
+    for (Value x : loadVector(f32(), 4, offset(p, widen(mul(padded ? min(channel, c32(d - 4)) : channel, 4)))))
+      r.push_back(select(there, x, zero));
+  }
   return r;
 }
 
