@@ -109,8 +109,40 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       signalPassFailure();
   }
 
+  /// Groups of four workers multiply together where channels are many: their instructions do twice the work a cycle, and right operands are read once for four
+  /// workers (bench/LOG.md). Null: they don't, or cannot.
+  tile::ConfigAttr grouped(const Demand &d, flare::SweepOp sweep) {
+    int64_t blocks = blocksOf(d.latents);
+    bool wide = d.channels >= 64, many = d.channels == 32 && blocks >= 32;
+    if (target != "sm_90a" || !d.half || d.f16 || d.weights != 1 || d.joint || d.scoreTerms > 2 || !(wide || (many && d.attends)) || (!d.tokenRows && blocks < 3))
+      return {};
+    auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
+    int64_t warps = d.channels <= 64 ? 16 : 8; // of 128 registers, or 255
+    for (int64_t minBlocks : {4, 2, 1}) {
+      int64_t workers = warps / minBlocks, unroll = std::gcd<int64_t>(4, blocks), groups = 1, tile = workers * tile::blockSize, stages = 2;
+      if (!d.tokenRows) {
+        // 128 latents a block, or 64 where there are no more.
+        if (workers != (blocks > 4 ? 8 : 4))
+          continue;
+        groups = (blocks + workers - 1) / workers;
+        unroll = 4;
+        tile = 64;
+        stages = 3;
+      } else if (workers < (d.channels <= 64 ? 8 : 4)) {
+        continue; // tiles that small wait too long for each other
+      }
+      auto config = tile::ConfigAttr::get(&getContext(), d.tokenRows ? Index::n : Index::m, tile, 1, groups, workers, tile::blockSize, stages, unroll,
+                                          gpuLimits(target)->multiprocessors * minBlocks, text("mma"), text(exponentials(d)), text("shared"), minBlocks, 1, text("wgmma"));
+      if (std::string why; succeeded(feasible(config, sweep, target, why)))
+        return config;
+    }
+    return {};
+  }
+
   /// Latent operands as columns lie in shared memory where that leaves room for enough warps: those of fast bodies alone are worth it where 8 are left.
   tile::ConfigAttr gpu(const Demand &d, flare::SweepOp sweep) {
+    if (auto config = grouped(d, sweep))
+      return config;
     auto warps = [](tile::ConfigAttr c) { return c.getHeads() * c.getWorkers() * c.getMinBlocks(); };
     auto config = gpu(d, sweep, "shared");
     if (!d.tokenRows || !d.latents || (parkedExactly(sweep, "shared") <= sharedForParking() * 3 / 4 && warps(config) >= 4))

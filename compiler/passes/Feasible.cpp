@@ -257,8 +257,9 @@ struct Rules {
       return false;
     }
     auto least = [&](int64_t others) { return (latents + others - 1) / others; };
+    int64_t together = c.hasGroups() ? tile::groupWorkers : 1; // a group's other workers may have none
     std::string advice;
-    for (auto [name, value, enough] : {std::tuple("worker_rows", r, roundUp(least(g * w), tile::blockSize)), std::tuple("workers", w, least(g * r)),
+    for (auto [name, value, enough] : {std::tuple("worker_rows", r, roundUp(least(g * w), tile::blockSize)), std::tuple("workers", w, roundUp(least(g * r), together)),
                                        std::tuple("row_groups", g, least(w * r))})
       if (value > enough)
         advice += (advice.empty() ? "" : " or ") + std::string(name) + " = " + std::to_string(enough);
