@@ -105,6 +105,8 @@ Cycles cyclesOf(const Works &w, const Configuration &c) {
   cycles.slots += packs / 2 * 2;
   cycles.slots += of(w, "elementwise") / warp + 2 * of(w, "special") / warp;
   cycles.slots += 6 * of(w, "mma16") + 4 * of(w, "mma8") + 6 * of(w, "mma_wide");
+  // 4 at the full rate; each product is waited for.
+  cycles.slots += 5 * of(w, "wgmma");
   cycles.slots += 1.5 * of(w, "transpose"); // MOVM, which half hides
   // A lane's loads of 16 bytes, and addresses; the pipe of shared memory gives
   // a quarter 32 bytes a cycle.

@@ -57,7 +57,7 @@ const std::vector<Knob> gpu = {
        return latentRows(c) ? numbers({1, 2, 4, 8, 16}) : numbers({1});
      }},
     {"workers", Knob::Structure,
-     [](Facts, Chosen) { return numbers({1, 2, 3, 4, 6, 8, 12}); }},
+     [](Facts, Chosen) { return numbers({1, 2, 3, 4, 6, 8, 12, 16}); }},
     {"worker_rows", Knob::Structure,
      [](Facts f, Chosen c) {
        return latentRows(c) ? numbers({rowsOf(f, c)}) : numbers({16, 32});
@@ -69,6 +69,12 @@ const std::vector<Knob> gpu = {
          if (!latentRows(c) && field(c, "workers") % sharers == 0)
            values.push_back(std::to_string(sharers));
        return values;
+     }},
+    // Of 16-bit rows of 64 bytes and more.
+    {"matrix", Knob::Structure,
+     [](Facts f, Chosen c) {
+       bool groups = f.read >= 64 && f.heuristic.at("sums") == "mma" && field(c, "workers") % 4 == 0;
+       return groups ? Values{"mma", "wgmma"} : Values{"mma"};
      }},
     {"tile", Knob::Structure,
      [](Facts, Chosen c) {

@@ -11,7 +11,7 @@ using tile::TileType;
 
 StringRef flarec::nameOf(Work w) {
   static constexpr const char *names[numWorks] = {"exponential", "elementwise", "pack", "special",   "mma16", "mma8",
-                                                  "mma_wide",    "transpose",   "fma",  "shared", "parked", "memory"};
+                                                  "mma_wide",    "wgmma",     "transpose",   "fma",  "shared", "parked", "memory"};
   return names[size_t(w)];
 }
 
@@ -29,7 +29,7 @@ double bytes(Type type) {
 
 struct Counter {
   Counts counts;
-  bool host, mmaSums;
+  bool host, mmaSums, groups;
   int64_t workers;
 
   /// A contraction over `over` of extent K, all addends together, into `out`.
@@ -46,6 +46,10 @@ struct Counter {
     double products = elements(out) / 128;
     if (cast<TileType>(op.getA().front().getType()).getElement().isF32()) {
       w[size_t(Work::MmaWide)] += products * 3 * k / 8; // three TF32 products make one of f32
+      return;
+    }
+    if (groups) {
+      w[size_t(Work::Wgmma)] += products * k / 16;
       return;
     }
     w[size_t(Work::Mma16)] += products * std::floor(k / 16);
@@ -161,6 +165,12 @@ struct Counter {
           see(s.getN(), 0);
         else if (auto s = dyn_cast<tile::StashType>(value.getType()))
           see(0, s.getM());
+        // What groups multiply by is not read by a lane.
+        if (groups && llvm::any_of(argument.getUses(), [&](OpOperand &use) {
+              auto contract = dyn_cast<tile::ContractOp>(use.getOwner());
+              return contract && llvm::is_contained(contract.getB(), use.get());
+            }))
+          continue;
         auto stash = value.getDefiningOp<tile::StashOp>();
         counts.pairs[size_t(stash && stash.getMemory() ? Work::Parked : Work::Shared)] += bytes(argument.getType());
       }
@@ -177,7 +187,7 @@ struct Counter {
 
 Counts flarec::countOps(tile::KernelOp kernel, bool host) {
   tile::ConfigAttr config = kernel.getConfigAttr();
-  Counter counter{{}, host, config.getSums() == "mma", config.getWorkers()};
+  Counter counter{{}, host, config.getSums() == "mma", config.hasGroups(), config.getWorkers()};
   counter.walk(kernel.getRegion().front(), counter.counts.block, config.getRows());
   return counter.counts;
 }

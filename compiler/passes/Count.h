@@ -17,13 +17,14 @@ enum class Work {
   Mma16,       ///< matrix instructions m16n8k16, 16-bit
   Mma8,        ///< m16n8k8, 16-bit
   MmaWide,     ///< m16n8k8, TF32
+  Wgmma,       ///< a worker's part of the instructions of groups, as so many m16n8k16
   Transpose,   ///< 8 × 8 blocks turned, 16-bit
   Fma,         ///< multiply-adds of contractions and sums, where there is no matrix instruction
   Shared,      ///< bytes read from stages and stashes
   Parked,      ///< bytes read of latent operands that lie in global memory
   Memory,      ///< bytes to and from global memory beside the stream
 };
-constexpr size_t numWorks = 12;
+constexpr size_t numWorks = 13;
 llvm::StringRef nameOf(Work);
 
 using Works = std::array<double, numWorks>;

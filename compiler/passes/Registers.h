@@ -38,8 +38,9 @@ inline int64_t mergeRows(tile::KernelOp kernel) {
   return rows;
 }
 
-/// Workers of a block on a GPU in kernels that run over latents instead of tokens. Merges wait for memory, so they have many.
-inline int64_t mergeWorkers(tile::KernelOp kernel) { return kernel.getKind() == "park" ? 8 : 16; }
+/// Workers of a block on a GPU in kernels that run over latents instead of tokens. Merges wait for memory, so they have many; sweeps of many channels leave them few
+/// splits.
+inline int64_t mergeWorkers(tile::KernelOp kernel) { return kernel.getKind() == "park" || mergeRows(kernel) <= 4 ? 8 : 16; }
 
 /// Of a block on a GPU.
 inline int64_t threadsOf(tile::KernelOp kernel) {

@@ -102,7 +102,7 @@ void KernelLowering::lower(Operation *op) {
       .Case([&](tile::AddOp o) { binary(o, [&](Value x, Value y) { return fadd(x, y); }); })
       // Not fused with a product: x - max would keep what rounding x took away, which from |x| = 2^31 on overflows its exponential.
       .Case([&](tile::SubOp o) { binary(o, [&](Value x, Value y) { return arith::SubFOp::create(b, loc, x, y).getResult(); }); })
-      .Case([&](tile::MulOp o) { binary(o, [&](Value x, Value y) { return fmul(x, y); }); })
+      .Case([&](tile::MulOp o) { binary(o, [&](Value x, Value y) { return zeroStays && isZero(x) ? x : fmul(x, y); }); })
       .Case([&](tile::MaxOp o) { binary(o, [&](Value x, Value y) { return maxNaN(x, y); }); })
       .Case([&](tile::NegOp o) { unary(o, [&](Value x) { return fneg(x); }); })
       .Case([&](tile::Log2Op o) { unary(o, [&](Value x) { return log2(x); }); })

@@ -82,6 +82,7 @@ struct KernelLowering : Emit {
   int64_t stashHeadBytes = 0, sharedBytes = 0;
   LogicalResult status = success();
   bool fullTile = false; // is every row of the tile at hand a token?
+  bool zeroStays = false; // are products with a constant 0 0, as nobody looks at those with what is no number?
 
   KernelLowering(OpBuilder builder, Location loc, tile::ProgramOp program, tile::KernelOp kernel, bool aligned)
       : Emit{{builder, loc}}, program(program), kernel(kernel), config(kernel.getConfigAttr()), aligned(aligned) {}
@@ -336,8 +337,8 @@ struct KernelLowering : Emit {
   //-- Blocks of scores
   void emit(tile::PairsOp op);
   bool addsUp(tile::PairsOp op);
-  /// Blocks of columns 0 to `looped`, `unroll` in line, in chunks with sums of their own.
-  void columns(tile::PairsOp op, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// Blocks of columns `from` to `looped`, `unroll` in line, in chunks with sums of their own.
+  void columns(tile::PairsOp op, int64_t from, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state);
   /// The column's part of what streams by, and the row's parts of what stays.
   void bindColumn(tile::PairsOp op, BlockArgument arg, Value col);
   void bindRow(tile::PairsOp op, int64_t row, const SmallVector<Registers> &state, int64_t column = 0);

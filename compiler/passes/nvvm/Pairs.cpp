@@ -154,10 +154,17 @@ void KernelLowering::emit(tile::PairsOp op) {
     state.push_back(tiles[v]);
   int64_t unroll = op.getUnroll() == 0 || columnState ? colBlocks : std::min<int64_t>(op.getUnroll(), colBlocks);
   int64_t looped = colBlocks / unroll * unroll;
+  // What starts at zero need not be multiplied where references are raised first. All columns start there.
+  int64_t first = 0;
+  bool zero = llvm::all_of(state, [](const Registers &s) { return llvm::all_of(s, [](Value v) { return matchPattern(v, m_Constant()); }); });
+  if (hasGroups() && looped > unroll && zero && llvm::any_of(op.getRegion().front(), [](Operation &o) { return isa<tile::ExceedsOp>(o); })) {
+    several(op, c32(0), unroll, rowBlocks, state);
+    first = unroll;
+  }
   if (looped > unroll) {
     constexpr int64_t chain = 16; // blocks of columns that are added to one sum
     bool summed = addsUp(op) && looped > 2 * chain;
-    columns(op, summed ? std::max<int64_t>(1, chain / unroll) * unroll : looped, looped, unroll, rowBlocks, state);
+    columns(op, first, summed ? std::max<int64_t>(1, chain / unroll) * unroll : looped, looped, unroll, rowBlocks, state);
     if (failed(status))
       return;
   } else {
@@ -190,7 +197,7 @@ bool KernelLowering::addsUp(tile::PairsOp op) {
 }
 
 // Hundreds of additions to one sum lose more bits than there are to lose in f32: a sum of `chunk` columns starts at zero and is added to the others' after that.
-void KernelLowering::columns(tile::PairsOp op, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state) {
+void KernelLowering::columns(tile::PairsOp op, int64_t from, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state) {
   auto flat = [&] {
     Registers all;
     for (auto &s : state)
@@ -219,8 +226,8 @@ void KernelLowering::columns(tile::PairsOp op, int64_t chunk, int64_t looped, in
   };
   auto unrolled = [&](Value first) { several(op, first, unroll, rowBlocks, state); };
   if (chunk == looped)
-    return loop(c32(0), c32(looped), unroll, unrolled);
-  loop(c32(0), c32(looped), chunk, [&](Value first) {
+    return loop(c32(from), c32(looped), unroll, unrolled);
+  loop(c32(from), c32(looped), chunk, [&](Value first) {
     Registers before = flat();
     take(Registers(before.size(), cf(0)));
     loop(first, min(add(first, chunk), c32(looped)), unroll, unrolled);
@@ -326,11 +333,14 @@ void KernelLowering::together(tile::PairsOp op, Value first, int64_t count, int6
   for (int64_t r = 0; r < rowBlocks && succeeded(status); ++r) {
     for (Column &c : columns)
       within(c, [&] { bindRow(op, r, state); });
+    SmallVector<tile::ContractOp> last; // nobody waits for these, and everything that comes later would
     for (Operation &o : body.without_terminator()) {
       bindUsed(o);
       auto contract = dyn_cast<tile::ContractOp>(o);
       auto mask = dyn_cast<tile::MaskOp>(o);
-      if (contract && hasGroups()) {
+      if (contract && hasGroups() && adds(&o)) {
+        last.push_back(contract);
+      } else if (contract && hasGroups()) {
         groupContract(contract, columns);
       } else if (mask && mask.getOver() == Index::n && op.getRows() == Index::m) {
         maskLast(mask, columns);
@@ -348,6 +358,10 @@ void KernelLowering::together(tile::PairsOp op, Value first, int64_t count, int6
       if (failed(status))
         return;
     }
+    for (tile::ContractOp contract : last)
+      groupContract(contract, columns);
+    if (failed(status))
+      return;
     within(columns.back(), [&] { takeRow(op, r, state); });
   }
 }
@@ -411,7 +425,9 @@ void KernelLowering::raise(tile::ExceedsOp exceeds, scf::IfOp branch, MutableArr
     for (Column &c : columns.drop_front())
       for (auto [x, y] : llvm::zip(tiles[exceeds.getX()], c.tiles[exceeds.getX()]))
         x = maxNaN(x, y);
+    zeroStays = true;
     lowerBlock(*branch.thenBlock());
+    zeroStays = false;
     Registers yields;
     for (Value v : branch.thenYield().getOperands())
       flatten(v, yields);
