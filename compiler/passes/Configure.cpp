@@ -113,7 +113,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   /// workers (bench/LOG.md). Null: they don't, or cannot.
   tile::ConfigAttr grouped(const Demand &d, flare::SweepOp sweep) {
     int64_t blocks = blocksOf(d.latents);
-    bool wide = d.channels >= 64, many = d.channels == 32 && blocks >= 32;
+    bool wide = d.channels >= 64, many = d.channels == 32 && blocks >= 16;
     if (target != "sm_90a" || !d.half || d.f16 || d.weights != 1 || d.joint || d.scoreTerms > 2 || !(wide || (many && d.attends)) || (!d.tokenRows && blocks < 3))
       return {};
     auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
