@@ -120,6 +120,13 @@ const Rule rules[] = {
     {"host", "f32", "mixer_forward", 0, "unroll = 32", "unroll = 32, but"},
     {"host", "f32", "mixer_forward", 0, "unroll = 1, stages = 5, tile = 48", ""},
     {"host", "f32", "mixer_forward", 1, "tile = 32, worker_rows = 32", "with rows = n the host takes 16 tokens, one vector, at a time; use tile = 16 and worker_rows = 16"},
+    // Groups that multiply together; these mixers have 8 channels.
+    {"sm_90a", "bf16", "mixer_forward", 0, "workers = 4, worker_rows = 16, heads = 1, matrix = \"wgmma\"", "matrix = \"wgmma\", but it contracts values of 8 channels, and an instruction takes multiples of 16, 256 at most; use matrix = \"mma\""},
+    {"sm_80", "bf16", "mixer_forward", 0, "workers = 4, worker_rows = 16, heads = 1, matrix = \"wgmma\"", "but sm_80 has no matrix instructions of warpgroups; use matrix = \"mma\""},
+    {"sm_100a", "bf16", "mixer_forward", 0, "workers = 4, worker_rows = 16, heads = 1, matrix = \"wgmma\"", "but sm_100a has no matrix instructions of warpgroups"},
+    {"sm_90a", "f32", "mixer_forward", 0, "workers = 4, worker_rows = 16, heads = 1, matrix = \"wgmma\"", "but f32 tokens are no operands of a 16-bit matrix instruction"},
+    {"sm_90a", "bf16", "mixer_backward", 1, "heads = 1, workers = 4, tile = 128, matrix = \"wgmma\"", "but it contracts pairs over their rows, and a group's left operands are not transposed"},
+    {"sm_90a", "bf16", "mixer_forward", 1, "heads = 1, workers = 4, tile = 128, park = \"none\", matrix = \"wgmma\"", "but park = none, and right operands are read from fast memory"},
     // Room.
     {"sm_90a", "bf16", "mixer_forward", 0, "tile = 65536", "bytes of shared memory and has 232448 on sm_90a; use fewer heads, stages or a smaller tile"},
     {"sm_80", "bf16", "mixer_forward", 0, "tile = 2048, unroll = 1", "bytes of shared memory and has 101376 on sm_80"},

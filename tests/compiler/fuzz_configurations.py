@@ -76,11 +76,19 @@ def draw_config(rng, rows, host, m):
     c["min_blocks"] = 1 if host else rng.choice([1, 2, 3])
     if rows == "n" and not host and sharers > 1:
         c["column_workers"] = sharers
+    if not host and rng.random() < 0.2:
+        c["matrix"] = "wgmma"
+        if rng.random() < 0.8 and rows == "n":
+            c["workers"], c["tile"] = 4, 4 * c["worker_rows"]
+            c.pop("column_workers", None)
+        elif rng.random() < 0.8:
+            c["workers"], c["row_groups"] = 4, 1
+            c["worker_rows"] = 16 * max(1, -(-blocks // 4))
     if rng.random() < 0.25:
         field = rng.choice(list(c))
-        wild = {"rows": ["n", "m", "d"], "sums": ["mma", "add", "tree"], "exp": ["mufu", "poly5", "poly3:3", ""], "park": ["none", "shared"]}
+        wild = {"rows": ["n", "m", "d"], "sums": ["mma", "add", "tree"], "exp": ["mufu", "poly5", "poly3:3", ""], "park": ["none", "shared"], "matrix": ["mma", "wgmma", "wmma"]}
         c[field] = rng.choice(wild.get(field, [0, -1, 1, 3, 7, 24, 40, 64, 1000, 65536, 2**31, 2**62, 2**63 - 1]))
-    text = "#tile.config<" + ", ".join(f"{k} = " + (f'"{v}"' if k in ("sums", "exp", "park") else str(v)) for k, v in c.items()) + ">"
+    text = "#tile.config<" + ", ".join(f"{k} = " + (f'"{v}"' if k in ("sums", "exp", "park", "matrix") else str(v)) for k, v in c.items()) + ">"
     return c, text
 
 
@@ -89,7 +97,7 @@ def draw(seed):
     case = argparse.Namespace(rng=rng, seed=seed)
     case.target = rng.choice(OPTIONS.targets.split(","))
     host = case.target == "host"
-    case.d = rng.choice([4, 8, 8, 16, 32])
+    case.d = rng.choice([4, 8, 8, 16, 32, 48])
     case.m = rng.choice([1, 3, 15, 16, 17, 20, 31, 32, 33, 40, 48] + ([] if host else [64, 100, 128, 200, 512]))
     case.dtype = rng.choice(["bf16", "f16", "f32"])
     case.gradients = rng.choice(["", "", "qkv", "q", "kv", "qv"])

@@ -36,6 +36,16 @@ func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads =
 
 // -----
 
+// expected-error @+1 {{matrix = "wmma" must be "mma" or "wgmma"}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 4, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1, matrix = "wmma">}
+
+// -----
+
+// expected-error @+1 {{matrix = "wgmma" takes workers in groups of 4 that all have rows of their own: workers = 6, column_workers = 1 must be a multiple of 4, and 1}}
+func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 6, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "mma", exp = "mufu", park = "shared", min_blocks = 1, matrix = "wgmma">}
+
+// -----
+
 // expected-error @+1 {{sums = "tree" must be "mma" or "add"}}
 func.func private @f() attributes {c = #tile.config<rows = m, tile = 64, heads = 1, row_groups = 1, workers = 1, worker_rows = 16, stages = 2, unroll = 0, blocks = 1, sums = "tree", exp = "mufu", park = "shared", min_blocks = 1>}
 

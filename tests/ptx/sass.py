@@ -82,6 +82,8 @@ CYCLES = {"LOP3": 2, "PRMT": 2, "F2FP": 2, "FMNMX": 2, "LEA": 2, "SHF": 2, "SEL"
 
 
 def price(x):
+    if x.kind == "HGMMA":  # 64 x N x 16 by four warps, each in its quarter
+        return int(re.search(r"HGMMA\.64x(\d+)x16", x.opcode)[1]) / 2
     if x.kind == "HMMA":
         return 4 if ".1688." in x.opcode and "TF32" not in x.opcode else 6
     return CYCLES.get(x.kind, 1)
@@ -89,7 +91,7 @@ def price(x):
 
 # Which part of a multiprocessor an instruction is for; what is not here moves numbers, branches or waits.
 KINDS = {
-    "tensor": "HMMA",
+    "tensor": "HMMA HGMMA",
     "mufu": "MUFU",
     "fma": "FFMA FADD FMUL HFMA2 HADD2 HMUL2 IMAD",
     "alu": "LOP3 PRMT F2FP FMNMX HMNMX2 LEA SHF SEL FSEL IMNMX ISETP FSETP IADD3 VIADD PLOP3",
@@ -139,7 +141,7 @@ def main():
             for first, last in loops(code):
                 body = [x for x in code[first : last + 1] if isinstance(x, Instruction)]
                 count, exps, cycles, mufu = summary(body)
-                if not count["HMMA"]:
+                if not count["HMMA"] + count["HGMMA"]:
                     continue
                 print(f"   loop of {len(body)}: {exps} exponentials, {len(body) / scores:.2f} slots and {cycles / scores:.2f} cycles a score of a whole tile: " + ", ".join(f"{k} {n}" for k, n in count.most_common(24)))
             if args.listing:

@@ -419,6 +419,10 @@ void KernelLowering::emit(tile::BoundedOp op) {
   bool own = config.getRows() == Index::n;
   int64_t rows = own ? config.getWorkerRows() : config.getTile();
   Value firstRow = own ? mul(rowWorker, rows) : c32(0);
+  if (!own && hasGroups()) { // a group's workers answer together: each looks at its share
+    rows = (rows + tile::groupWorkers - 1) / tile::groupWorkers;
+    firstRow = mul(andBits(worker, tile::groupWorkers - 1), rows);
+  }
   // Squares of bf16 may be added up in bf16, two channels at once: each addition is wrong by 2^-9 of the sum at most, for which the limit makes room. So 32 channels at most.
   int64_t bytes = s.slot.swizzle ? s.slot.swizzle->chunks * 16 : s.slot.slotBytes;
   int64_t perSum = std::min<int64_t>(64, bytes);

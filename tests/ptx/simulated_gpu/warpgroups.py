@@ -74,7 +74,8 @@ def multiply(threads, i, p, o):
     registers = [r for e in o[:2] for r in e.registers() if e.kind == "vector"]
     if columns % 8 or not 8 <= columns <= 256 or len(accumulators) != columns // 2 or from_registers and len(o[1].value) != 4:
         raise Fault(f"a wgmma with wrong registers: {i.text}")
-    if len(set(registers)) != len(registers):
+    # Parts of A may be in one register, if they are equal; ptxas copies it.
+    if len({*registers[: columns // 2]}) != columns // 2 or {*registers[: columns // 2]} & {*registers[columns // 2 :]}:
         raise Fault(f"a wgmma with one register twice: {i.text}")
     if any(s not in (1, -1) for s in signs) or any(e.value not in (0, 1) for e in o[6:]):
         raise Fault(f"a wgmma with wrong immediates: {i.text}")
