@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import artefact
 
 # dtype as the ops, accuracy.py and PyTorch name it, D, M.
-SHAPES = [(*names, d, m) for names in (("bf16", "bf16", "bfloat16"), ("f32", "fp32", "float32"), ("f16", "fp16", "float16")) for d, m in ((8, 128), (4, 256), (16, 64), (32, 128), (8, 512))]
+SHAPES = [(*names, d, m) for names in (("bf16", "bf16", "bfloat16"), ("f32", "fp32", "float32"), ("f16", "fp16", "float16")) for d, m in ((8, 128), (4, 256), (16, 64), (32, 128), (8, 512), (64, 128))]
 
 REPEAT = """
 import sys, torch

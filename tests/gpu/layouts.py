@@ -71,7 +71,7 @@ def main():
     dtypes = (torch.bfloat16, torch.float16, torch.float32)
     for dtype in dtypes:
         name = str(dtype).removeprefix("torch.")
-        for d, m, h, b in ((8, 17, 3, 2), (4, 64, 5, 1), (32, 40, 2, 1), (8, 512, 2, 1)) if args.small else ((8, 128, 8, 2), (8, 17, 3, 3), (8, 512, 3, 1), (4, 64, 16, 1), (16, 64, 5, 2), (32, 100, 4, 1)):
+        for d, m, h, b in ((8, 17, 3, 2), (4, 64, 5, 1), (32, 40, 2, 1), (8, 512, 2, 1), (64, 100, 2, 1)) if args.small else ((8, 128, 8, 2), (8, 17, 3, 3), (8, 512, 3, 1), (4, 64, 16, 1), (16, 64, 5, 2), (32, 100, 4, 1), (64, 100, 3, 2), (128, 64, 2, 1)):
             r = lambda *s: torch.randn(*s, device=dev, dtype=dtype)
             q = r(h, m, d)
             shape = f"{name} B={b} H={h} D={d} M={m} N={n}"

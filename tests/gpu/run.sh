@@ -57,15 +57,16 @@ latents="1 16 17 64 128 512"; tokens="0 1 63 64 65 4099"
 [ $quick = 1 ] && { latents="1 17 128"; tokens="0 1 65 4099"; }
 pids=()
 for dtype in bf16 fp32 fp16; do
-  for d in 4 8 16 32; do
-    (cd tests/ops && python3 accuracy.py --device cuda --head-dims $d --latents $latents --tokens $tokens --dtypes $dtype --scores 1 10 outliers) \
+  for d in 4 8 16 32 64 128; do
+    [ $d -gt 32 ] && many="17 100 256" || many=$latents # wide heads have few latents
+    (cd tests/ops && python3 accuracy.py --device cuda --head-dims $d --latents $many --tokens $tokens --dtypes $dtype --scores 1 10 outliers) \
       > "$out/accuracy-$dtype-$d.txt" 2>&1 &
     pids+=($!)
   done
 done
 for pid in "${pids[@]}"; do wait "$pid"; done
 for dtype in bf16 fp32 fp16; do
-  for d in 4 8 16 32; do
+  for d in 4 8 16 32 64 128; do
     last=$(tail -n 1 "$out/accuracy-$dtype-$d.txt")
     bad=$(grep -c '^FAIL' "$out/accuracy-$dtype-$d.txt")
     if [ "$bad" = 0 ] && [[ $last == *"checks hold"* ]]; then note "ok   accuracy $dtype D=$d: $last"; else note "FAIL accuracy $dtype D=$d: $last"; failures=$((failures + 1)); grep '^FAIL' "$out/accuracy-$dtype-$d.txt" | cut -c1-260; fi
@@ -137,11 +138,12 @@ torch.autograd.grad(y.sum(), q)
 torch.cuda.synchronize()
 print(f"     from description to the first gradients, cold: {time.perf_counter() - t:.2f} s")
 PY
-shapes=(8,8,64,1048576 8,8,128,1048576 8,8,512,1048576 16,4,256,1048576 8,16,128,1048576 8,32,128,1048576 8,8,128,131072 8,8,128,16384)
+shapes=(8,8,64,1048576 8,8,128,1048576 8,8,512,1048576 16,4,256,1048576 8,16,128,1048576 8,8,2048,1048576 8,16,512,1048576 8,32,128,1048576 8,32,256,1048576
+  4,64,128,1048576 8,128,128,1048576 8,8,128,131072 8,8,128,16384)
 [ $quick = 1 ] && shapes=(8,8,128,1048576)
 python3 bench/mixer.py --shapes "${shapes[@]}" --json "$out/bench.json" 2> /dev/null | tee -a "$out/summary.txt"
 if [ $quick = 0 ]; then
-  python3 bench/mixer.py --dtype fp32 --rounds 7 --shapes 8,8,128,1048576 --json "$out/bench-fp32.json" 2> /dev/null | grep -v '^ ' | tee -a "$out/summary.txt"
+  python3 bench/mixer.py --dtype fp32 --rounds 5 --shapes 8,8,128,1048576 8,8,512,1048576 --json "$out/bench-fp32.json" 2> /dev/null | grep -v '^ ' | tee -a "$out/summary.txt"
   python3 bench/mixer.py --dtype fp16 --shapes 8,8,128,1048576 8,16,128,1048576 --json "$out/bench-fp16.json" 2> /dev/null | grep -v '^ ' | tee -a "$out/summary.txt"
 fi
 # Few files: all accuracy lines in one.
