@@ -9,6 +9,7 @@
 #include "llvm/Transforms/Utils/Cloning.h"
 #include <atomic>
 #include <chrono>
+#include <pthread.h>
 #include <thread>
 
 using namespace llvm;
@@ -43,13 +44,18 @@ Error inParallel(size_t count, function_ref<Error(size_t)> work) {
       if (Error e = work(i))
         errors[i] = toString(std::move(e));
   };
-  std::vector<std::thread> threads;
+  // Not std::thread, which throws where the system gives no more threads: then those that we have do the work.
+  auto run = [](void *work) -> void * {
+    (*static_cast<decltype(take) *>(work))();
+    return nullptr;
+  };
+  std::vector<pthread_t> threads;
   size_t processors = std::max(1u, std::thread::hardware_concurrency());
-  for (size_t i = 1; i < std::min(count, processors); ++i)
-    threads.emplace_back(take);
+  for (pthread_t thread; threads.size() + 1 < std::min(count, processors) && !pthread_create(&thread, nullptr, run, &take);)
+    threads.push_back(thread);
   take();
-  for (std::thread &t : threads)
-    t.join();
+  for (pthread_t thread : threads)
+    pthread_join(thread, nullptr);
   for (const std::string &e : errors)
     if (!e.empty())
       return createStringError(e);

@@ -73,8 +73,12 @@ static void inParallel(size_t count, const std::function<void(size_t)> &body) {
   };
   size_t processors = std::max(1u, std::thread::hardware_concurrency());
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min(count, processors); ++i)
-    threads.emplace_back(work);
+  try {
+    for (size_t i = 1; i < std::min(count, processors); ++i)
+      threads.emplace_back(work);
+  } catch (const std::system_error &) {
+    // The system gives no more threads: those that we have do the work.
+  }
   work();
   for (std::thread &thread : threads)
     thread.join();
