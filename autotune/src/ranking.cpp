@@ -197,8 +197,12 @@ std::vector<SweepResult> autotune::rank(const Field &field) {
 
 std::vector<Candidate> autotune::tryingOrder(const std::string &target,
                                              std::vector<Candidate> ranked) {
+  // Near what the model is wrong by. Whole turns take the first 16 for structures
+  // that it puts well behind: with them 22 of 25 recorded sweeps have one within
+  // 2 % of the best there, with this 24, with 0.004 to 0.012 too.
+  constexpr double turnCosts = 0.007;
   std::map<Configuration, size_t> taken; // of a structure
-  std::vector<std::pair<size_t, size_t>> order;
+  std::vector<std::pair<double, size_t>> order;
   double limit = ranked.empty() ? 0 : 1.3 * ranked.front().predicted.seconds;
   for (size_t i = 0; i < ranked.size(); ++i) {
     Configuration structure;
@@ -209,8 +213,8 @@ std::vector<Candidate> autotune::tryingOrder(const std::string &target,
             it != ranked[i].configuration.end())
           structure.insert(*it);
     size_t turn = taken[structure]++;
-    order.push_back(
-        {ranked[i].predicted.seconds > limit ? turn + 1000000 : turn, i});
+    double seconds = ranked[i].predicted.seconds;
+    order.push_back({seconds * (1 + turnCosts * double(turn)) * (seconds > limit ? 1e6 : 1), i});
   }
   std::stable_sort(order.begin(), order.end());
   std::vector<Candidate> result;

@@ -17,10 +17,10 @@ struct Field {
 /// Of each sweep its candidates, the heuristic's first.
 std::vector<SweepResult> rank(const Field &field);
 
-/// `ranked` by what is predicted, in the order in which to try them: the best
-/// of each structure, then the second of each, and so on. The model hardly
-/// tells details of a structure apart. What it expects to be far slower comes
-/// last.
+/// `ranked` by what is predicted, in the order in which to try them: each further
+/// one of a structure counts as a little slower than it is expected to be, since
+/// the model hardly tells details of a structure apart. What it expects to be far
+/// slower comes last.
 std::vector<Candidate> tryingOrder(const std::string &target,
                                    std::vector<Candidate> ranked);
 
