@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <functional>
+#include <system_error>
 #include <thread>
 
 using namespace flarec;
