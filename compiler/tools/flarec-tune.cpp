@@ -11,6 +11,7 @@
 
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <unistd.h>
@@ -191,6 +192,25 @@ void tune(const Options &o) {
     if (!file)
       throw Error(fmt::format("cannot write the {} '{}': check that its directory is there and can be written", what, path));
   };
+  // What cannot be written is said before the work, not after it.
+  if (!o.record.empty())
+    write("record", o.record, autotune::records(results));
+  if (!o.report.empty()) {
+    bool isNew = !std::filesystem::exists(o.report);
+    std::ofstream file(o.report, std::ios::app);
+    if (!file)
+      write("report", o.report, "");
+    file.close();
+    if (isNew)
+      std::filesystem::remove(o.report);
+  }
+  if (std::filesystem::path directory = Database::defaultDirectory(); !o.dry && !o.predict && !directory.empty()) {
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    if (error || access(directory.c_str(), W_OK))
+      throw Error(fmt::format("cannot keep what is found in '{}'{}: set FLAREC_TUNE_DIR to a directory that can be written, or give --dry-run", directory.string(),
+                              error ? " (" + error.message() + ")" : ""));
+  }
   // Where it is not here, tune() says so.
   Device device;
   if (base.target == "host" || CudaDriver::available())
