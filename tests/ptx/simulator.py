@@ -79,6 +79,7 @@ class Launch:
         steps = 0
         counter = np.zeros(count, np.int64)
         waiting = np.zeros(count, bool)  # at a barrier
+        self.named, self.votes = np.full(count, -1), np.zeros(count, bool)  # of those at one for a part of the block: which, and what they say
         parked = np.zeros(count, bool)  # at an instruction for a whole warp or warpgroup, until its other threads come
         alive = np.ones(count, bool)
         with np.errstate(all="ignore"):
@@ -129,6 +130,11 @@ class Launch:
                     elif i.opcode in ("bar", "barrier"):
                         if i.parts[1] == "warp":
                             pc += 1
+                        elif "red" in i.parts:
+                            counter[group] = pc + 1
+                            waiting[group] = True
+                            self.reduce(i, group, at, waiting)
+                            break
                         else:
                             counter[group] = pc + 1
                             waiting[group] = True
@@ -153,9 +159,32 @@ class Launch:
             counts[".".join(i.parts)] += int(n)
         return counts
 
+    def reduce(self, i, group, at, waiting):
+        """Threads come to a barrier for so many of their block, barrier.red.and.pred d, a, b, c; once all are there each gets whether c was true for all. Nothing is
+        handed over through memory there, so no epoch ends."""
+        threads = self.threads
+        if [p for p in i.parts[1:] if p not in ("cta", "aligned")] != ["red", "and", "pred"]:
+            raise Fault(f"the simulator has no {i.text}")
+        result, number, size, says = i.operands
+        broad = lambda read: np.broadcast_to(read, len(group))
+        self.named[group] = broad(threads.reader(number, "b32")(at))
+        self.votes[group] = broad(threads.reader(says, "pred")(at))
+        counts = broad(threads.reader(size, "b32")(at))
+        if (self.named[group] == 0).any() or (self.named[group] > 15).any():
+            raise Fault(f"barriers of parts of a block are 1 to 15: {i.text}")
+        write = threads.writer(result, "pred")
+        for block in np.unique(threads.block[group]):
+            for name in np.unique(self.named[group]):
+                there = np.nonzero((threads.block == block) & (self.named == name) & waiting)[0]
+                if len(there) == counts[0]:
+                    write(there, np.full(len(there), self.votes[there].all()))
+                    self.named[there], waiting[there] = -1, False
+                elif len(there) > counts[0]:
+                    raise Fault(f"more threads come to a barrier than it is for: {i.text}")
+
     def release(self, waiting, alive):
         """Blocks all of whose threads wait, or have ended, pass their barrier."""
-        waiting, alive = (t.reshape(self.threads.blocks, self.threads.per_block) for t in (waiting, alive))
-        passing = (waiting | ~alive).all(1) & waiting.any(1)
+        waiting, alive, named = (t.reshape(self.threads.blocks, self.threads.per_block) for t in (waiting, alive, self.named))
+        passing = ((waiting & (named < 0)) | ~alive).all(1) & waiting.any(1)
         self.threads.epoch[passing] += 1
         waiting[passing] = False

@@ -360,6 +360,43 @@ class Faults(unittest.TestCase):
         self.fails("has no wgmma", start + self.ONE.replace("1, 1, 0", "1, 1, 0, 0"))
 
 
+class Votes(unittest.TestCase):
+    """Barriers of a part of a block, whose threads learn whether something is true for all of them."""
+
+    def votes(self, condition, size=128, threads=256):
+        """Of each warpgroup of a block of two."""
+        memory = simulator.GlobalMemory(1 << 20)
+        address = memory.allocate(4 * threads)
+        body = f"""
+	.reg .pred %p<9>;
+	shr.u32 %r2, %r1, 7;
+	add.s32 %r3, %r2, 1;
+	{condition}
+	bar.red.and.pred %p2, %r3, {size}, %p1;
+	selp.b32 %r4, 1, 2, %p2;
+	mul.wide.u32 %rd8, %r1, 4;
+	add.s64 %rd9, %rd1, %rd8;
+	st.global.b32 [%rd9], %r4;
+	ret;
+"""
+        text = small_kernel.module(OWN.replace(".reg .b32 	%f<300>;", "") + body, [".param .u64 .ptr .global .align 16 kernel_param_0"])
+        simulator.launch(memory, simulator.parse_module(text)["kernel"], 1, threads, 256, [address])
+        return np.frombuffer(memory.read(address, 4 * threads), np.int32).reshape(-1, 128)
+
+    def test_each_group_has_its_own(self):
+        for condition, expected in (("setp.ge.u32 %p1, %r1, 0;", (1, 1)), ("setp.ne.u32 %p1, %r1, 200;", (1, 2)), ("setp.gt.u32 %p1, %r1, 127;", (2, 1))):
+            for group, answer in zip(self.votes(condition), expected):
+                self.assertTrue((group == answer).all(), condition)
+
+    def test_threads_that_never_come(self):
+        with self.assertRaisesRegex(Fault, "that others never reach"):
+            self.votes("setp.ge.u32 %p1, %r1, 0;", size=160)
+
+    def test_more_threads_than_it_is_for(self):
+        with self.assertRaisesRegex(Fault, "more threads come to a barrier"):
+            self.votes("setp.ge.u32 %p1, %r1, 0;", size=96)
+
+
 class Blocks(unittest.TestCase):
     """Names in braces, as inline assembly has them."""
 
