@@ -455,7 +455,7 @@ void KernelLowering::bindColumn(tile::PairsOp op, BlockArgument arg, Value col) 
   TileType type = cast<TileType>(arg.getType());
   if (isa<tile::StashType>(v.getType())) {
     if (Parked p = stashes[v]; p.swizzle)
-      rightOperands.insert({arg, {offset(stashPointer, p.offset), *p.swizzle}});
+      rightOperands.insert_or_assign(arg, RightOperand{offset(stashPointer, p.offset), *p.swizzle});
     else
       tiles[arg] = fetch(v, col, type);
   } else if (auto stage = dyn_cast<tile::StageType>(v.getType())) {
