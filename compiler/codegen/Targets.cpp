@@ -200,6 +200,10 @@ Expected<std::string> emitPtx(const Module &module, const GpuTarget &target,
         detail::emitFile(copy, **machine, /*assembly=*/true);
     if (!text)
       return text.takeError();
+    // Assembly that LLVM does not look into (a stage of another target).
+    if (target.chip != "sm_90a" && StringRef(*text).contains("wgmma."))
+      return detail::makeError("the code has matrix instructions of warpgroups, "
+                               "which only sm_90a has: was it made for that?");
     ptx = std::move(*text);
     return Error::success();
   };

@@ -4,6 +4,23 @@
 // RUN: flarec compile --head-dim 64 --latents 64 --target sm_80 --emit ptx | FileCheck %s --check-prefix=EARLIER
 // RUN: flarec compile --head-dim 64 --latents 64 --target sm_90a --config '{mixer_forward = [{matrix = "mma"}, {matrix = "mma"}]}' --emit ptx | FileCheck %s --check-prefix=EARLIER
 // RUN: not flarec compile --head-dim 64 --latents 64 --target sm_90a --config '{mixer_forward = [{workers = 2, worker_rows = 32}, {}]}' --emit ptx 2>&1 | FileCheck %s --check-prefix=THREE
+// Edited by hand: groups where layouts are none of theirs, none where they are, another target.
+// RUN: flarec compile --head-dim 64 --latents 64 --target sm_90a --dump-stages %t -o %t.flare
+// RUN: sed 's/, matrix = "wgmma"//' %t/3-tile.mlir > %t-tile.mlir
+// RUN: not flarec compile --head-dim 64 --latents 64 --target sm_90a --from-stage %t-tile.mlir -o %t.flare 2>&1 | FileCheck %s --check-prefix=THEIRS
+// RUN: flarec compile --head-dim 8 --latents 64 --target sm_90a --dump-stages %t -o %t.flare --config '{mixer_forward = [{workers = 4, worker_rows = 16, heads = 1}, {workers = 4, heads = 1, tile = 128}]}'
+// RUN: sed -E 's/(park = "shared", min_blocks = [0-9]+)/\1, matrix = "wgmma"/' %t/3-tile.mlir > %t-tile.mlir
+// RUN: not flarec compile --head-dim 8 --latents 64 --target sm_90a --from-stage %t-tile.mlir -o %t.flare 2>&1 | FileCheck %s --check-prefix=NOTHEIRS
+// RUN: flarec compile --head-dim 64 --latents 64 --target sm_90a --dump-stages %t -o %t.flare
+// RUN: not flarec compile --head-dim 64 --latents 64 --target sm_80 --from-stage %t/3-tile.mlir -o %t.flare 2>&1 | FileCheck %s --check-prefix=OTHER
+// A whole configuration from before there was a choice keeps its instruction.
+// RUN: flarec compile --head-dim 64 --latents 64 --target sm_90a --emit tile --config '{mixer_forward = [{blocks = 264, column_workers = 1, exp = "mufu", heads = 1, min_blocks = 2, park = "shared", row_groups = 1, rows = "m", stages = 2, sums = "mma", tile = 64, unroll = 4, worker_rows = 16, workers = 4}, {}]}' | FileCheck %s --check-prefix=BEFORE
+
+// THEIRS: 'tile.contract' op has a right operand laid out for groups of workers, which this configuration does not have
+// NOTHEIRS: 'tile.contract' op does not fit the instructions of groups, which take 16-bit operands of a multiple of 16 channels, laid out for them
+// OTHER: sm_80: the code has matrix instructions of warpgroups, which only sm_90a has
+// BEFORE: "sweep" sweep 0 config <rows = m, {{.*}} workers = 4, {{.*}} min_blocks = 2> {
+// BEFORE: "sweep" sweep 1 config <rows = n, {{.*}} matrix = "wgmma"> {
 
 // SWEEPS: rows = m, {{.*}} workers = 4, worker_rows = 16, {{.*}} unroll = 4, {{.*}} matrix = "wgmma"
 // SWEEPS: rows = n, {{.*}} worker_rows = 16, {{.*}} matrix = "wgmma"

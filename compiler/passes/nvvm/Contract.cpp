@@ -88,6 +88,10 @@ void KernelLowering::emit(tile::ContractOp op) {
   }
   if (op.getOver() == Index::d)
     return scores(op);
+  if (layoutOf(tileType(op.getB().front())).lanes[0].axis == Axis::d) {
+    status = op.emitOpError("has a right operand laid out for groups of workers, which this configuration does not have; change matrix before layouts are assigned");
+    return;
+  }
   Index rows = config.getRows();
   bool transposed = op.getOver() == rows;
   TileType pairType = tileType(op.getA().front());

@@ -2,7 +2,7 @@
 //
 // The tokens of a tile lie in a ring of stages in shared memory, row after row with all of the block's heads side by side; 16 bytes
 // between rows (32 for f32) keep the eight rows of a fragment in different banks. What warpgroups read lies as they want it instead, each head's
-// tokens apart (Swizzle in passes/Registers.h).
+// tokens apart (Swizzle in passes/Sizes.h).
 #include "passes/nvvm/KernelLowering.h"
 
 using namespace mlir;

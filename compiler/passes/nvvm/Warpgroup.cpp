@@ -1,9 +1,9 @@
 // tile-to-nvvm: contractions by the matrix instructions of warpgroups, wgmma (PTX ISA 9.7.15), where a configuration has `matrix = "wgmma"`.
 //
 // Four neighbouring workers multiply together: 64 rows, 16 of each, by as many columns as are handled at once. A worker's part of the left operand and of
-// the result are the fragments of mma.m16n8k16, so all else is as with these. The right operand lies in shared memory in *planes*, one for each 8 channels:
-// 16 bytes of each row, row after row. Of planes the hardware reads rows as the columns of scores (contracted over channels) and as what weights are
-// contracted with (over rows) equally well.
+// the result are the fragments of mma.m16n8k16, so all else is as with these. The right operand lies in shared memory, its rows' channels in atoms with exchanged
+// chunks (Swizzle in passes/Sizes.h), which the hardware reads as the columns of scores (K along channels) and as what weights are contracted with (K along rows)
+// equally well. Without exchanges, 16 bytes of each row in a plane of their own, each copy of a token's row took three times the wavefronts.
 //
 // A product is one piece of assembly that starts with a fence and ends with a wait: no register is ever seen while the hardware works on it. What hides its
 // time are the other groups of the multiprocessor.
@@ -106,6 +106,15 @@ void KernelLowering::groupContract(tile::ContractOp op, MutableArrayRef<Column> 
       return;
     }
     const Swizzle &sw = found->second.swizzle;
+    // What feasible asks of sweeps, once more of what may have been edited since.
+    Axis rows = Axis(int(tile::columnsOf(config.getRows())));
+    Layout l = layoutOf(tileType(right));
+    int units = int(tileType(right).getD() / 8);
+    if (!isHalf(element) || sw.chunks % 2 || sw.chunks > 32 || columns.size() * tile::blockSize > 256 || !(l == fragment::column(rows, units) || l == fragment::columnToStore(rows, units))) {
+      status = op.emitOpError() << "does not fit the instructions of groups, which take 16-bit operands of a multiple of 16 channels, laid out for them (tile-assign-layouts), and 256 "
+                                   "columns at once; use matrix = \"mma\" in the configuration, before layouts are assigned";
+      return;
+    }
     int64_t leading = scores ? 1 : sw.atomBytes() >> 4;
     Value start = narrow(LLVM::PtrToIntOp::create(b, loc, i64(), found->second.address));
     Value d = orBits(shr(andBits(start, 0x3ffff), 4), c32(leading << 16));
