@@ -422,20 +422,27 @@ const Entry *Database::find(const Device &device, const Shape &shape) const {
   return best;
 }
 
-void autotune::record(const fs::path &directory, const Device &device,
-                      Entry entry) {
-  auto fail = [&](const std::string &why) {
-    throw Error(fmt::format("the tuned configurations cannot be kept in {}: "
-                            "{}; set FLAREC_TUNE_DIR to a directory that can "
-                            "be written",
-                            directory.string(), why));
-  };
+[[noreturn]] static void cannotKeep(const fs::path &directory, const std::string &why) {
+  throw Error(fmt::format("the tuned configurations cannot be kept in {}: "
+                          "{}; set FLAREC_TUNE_DIR to a directory that can "
+                          "be written",
+                          directory.string(), why));
+}
+
+void autotune::prepare(const fs::path &directory) {
   if (directory.empty())
-    fail("there is no such place without HOME");
+    cannotKeep(directory, "there is no such place without HOME");
   std::error_code failure;
   fs::create_directories(directory, failure);
   if (failure)
-    fail(failure.message());
+    cannotKeep(directory, failure.message());
+  if (access(directory.c_str(), W_OK))
+    cannotKeep(directory, std::strerror(errno));
+}
+
+void autotune::record(const fs::path &directory, const Device &device,
+                      Entry entry) {
+  prepare(directory);
   Table table;
   table.device = device;
   fs::path path = directory / table.fileName();
@@ -443,7 +450,7 @@ void autotune::record(const fs::path &directory, const Device &device,
   fs::path lockPath = directory / ".lock";
   int lock = open(lockPath.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (lock < 0)
-    fail(std::strerror(errno));
+    cannotKeep(directory, std::strerror(errno));
   flock(lock, LOCK_EX);
   std::string problem;
   std::optional<std::string> text = readFile(path, problem);
@@ -460,5 +467,5 @@ void autotune::record(const fs::path &directory, const Device &device,
   std::optional<std::string> refused = publishFile(path, table.json());
   close(lock);
   if (refused)
-    fail(*refused);
+    cannotKeep(directory, *refused);
 }

@@ -83,9 +83,8 @@ llvm::Expected<tile::ConfigAttr> flarec::configurationFrom(Attribute entry, tile
       field->second = printed(change.getValue());
   }
   // Whole, but from before there was a choice.
-  bool whole = llvm::all_of(fields, [&](auto &f) { return f.first == "matrix" || changes.contains(f.first); });
-  if (auto matrix = llvm::find_if(fields, [](auto &f) { return f.first == "matrix"; }); whole && !changes.contains("matrix"))
-    matrix->second = "\"mma\"";
+  if (!changes.contains("matrix") && llvm::all_of(fields, [&](auto &f) { return f.first == "matrix" || changes.contains(f.first); }))
+    llvm::find_if(fields, [](auto &f) { return f.first == "matrix"; })->second = "\"mma\"";
   std::string text = "#tile.config<";
   for (auto &f : fields)
     text += (&f == fields.begin() ? "" : ", ") + f.first + " = " + f.second;

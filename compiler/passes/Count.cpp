@@ -1,6 +1,6 @@
 // countOps: one walk over a kernel's regions.
 #include "passes/Count.h"
-#include "passes/Sizes.h"
+#include "passes/Registers.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "llvm/ADT/TypeSwitch.h"
 
@@ -165,11 +165,7 @@ struct Counter {
           see(s.getN(), 0);
         else if (auto s = dyn_cast<tile::StashType>(value.getType()))
           see(0, s.getM());
-        // What groups multiply by is not read by a lane.
-        if (groups && llvm::any_of(argument.getUses(), [&](OpOperand &use) {
-              auto contract = dyn_cast<tile::ContractOp>(use.getOwner());
-              return contract && llvm::is_contained(contract.getB(), use.get());
-            }))
+        if (groups && isRightOperand(argument))
           continue;
         auto stash = value.getDefiningOp<tile::StashOp>();
         counts.pairs[size_t(stash && stash.getMemory() ? Work::Parked : Work::Shared)] += bytes(argument.getType());

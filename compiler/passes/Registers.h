@@ -29,6 +29,14 @@ inline int64_t rowAlignment(flare::FlareTensorType t) {
   return std::gcd<int64_t>(16, t.getChannels() * bytesOf(t.getElement()));
 }
 
+/// Is the value multiplied by? Groups of workers read it from shared memory then, and no lane does.
+inline bool isRightOperand(mlir::Value v) {
+  return llvm::any_of(v.getUses(), [](mlir::OpOperand &use) {
+    auto contract = mlir::dyn_cast<tile::ContractOp>(use.getOwner());
+    return contract && llvm::is_contained(contract.getB(), use.get());
+  });
+}
+
 /// Latents that a block of a `merge` finishes: on a GPU as many as a warp's lanes can take 4 channels of at once, but 4 at least; on the host 32.
 constexpr int64_t hostMergeRows = 32;
 inline int64_t mergeRows(int64_t channels) { return std::max<int64_t>(4, 32 / std::max<int64_t>(1, channels / 4)); }

@@ -204,13 +204,8 @@ void tune(const Options &o) {
     if (isNew)
       std::filesystem::remove(o.report);
   }
-  if (std::filesystem::path directory = Database::defaultDirectory(); !o.dry && !o.predict && !directory.empty()) {
-    std::error_code error;
-    std::filesystem::create_directories(directory, error);
-    if (error || access(directory.c_str(), W_OK))
-      throw Error(fmt::format("cannot keep what is found in '{}'{}: set FLAREC_TUNE_DIR to a directory that can be written, or give --dry-run", directory.string(),
-                              error ? " (" + error.message() + ")" : ""));
-  }
+  if (!o.dry && !o.predict)
+    prepare(Database::defaultDirectory());
   // Where it is not here, tune() says so.
   Device device;
   if (base.target == "host" || CudaDriver::available())

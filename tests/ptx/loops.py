@@ -43,7 +43,7 @@ def loops(code):
     found = []
     for first, last in sass.loops(code):
         body = [x for x in code[first : last + 1] if isinstance(x, sass.Instruction)]
-        if exponentials(body) and any(sass.PARTS.get(x.kind) == "tensor" for x in body):
+        if exponentials(body) and sass.multiplies(body):
             found.append((body, first, last))
     return found
 

@@ -100,6 +100,10 @@ KINDS = {
 PARTS = {kind: part for part, kinds in KINDS.items() for kind in kinds.split()}
 
 
+def multiplies(instructions):
+    return any(PARTS.get(x.kind) == "tensor" for x in instructions)
+
+
 def summary(instructions):
     count = collections.Counter(x.kind for x in instructions)
     exps = sum(x.opcode.startswith("MUFU.EX2") for x in instructions)
@@ -141,7 +145,7 @@ def main():
             for first, last in loops(code):
                 body = [x for x in code[first : last + 1] if isinstance(x, Instruction)]
                 count, exps, cycles, mufu = summary(body)
-                if not count["HMMA"] + count["HGMMA"]:
+                if not multiplies(body):
                     continue
                 print(f"   loop of {len(body)}: {exps} exponentials, {len(body) / scores:.2f} slots and {cycles / scores:.2f} cycles a score of a whole tile: " + ", ".join(f"{k} {n}" for k, n in count.most_common(24)))
             if args.listing:

@@ -130,15 +130,13 @@ class Launch:
                     elif i.opcode in ("bar", "barrier"):
                         if i.parts[1] == "warp":
                             pc += 1
-                        elif "red" in i.parts:
-                            counter[group] = pc + 1
-                            waiting[group] = True
-                            self.reduce(i, group, at, waiting)
-                            break
                         else:
                             counter[group] = pc + 1
                             waiting[group] = True
-                            self.release(waiting, alive)
+                            if "red" in i.parts:
+                                self.reduce(i, group, at, waiting)
+                            else:
+                                self.release(waiting, alive)
                             break
                     elif i.opcode == "ret":
                         alive[group] = False

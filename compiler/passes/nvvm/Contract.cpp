@@ -40,10 +40,7 @@ std::pair<Value, Value> KernelLowering::splitTf32(Value x, bool here) {
     if (singleTf32)
       return known = {high, {}};
     if (here) // as far as LLVM knows it does something, so that it stays in its loop
-      high = LLVM::InlineAsmOp::create(b, loc, i32(), high, "and.b32 $0, $1, -8192;", "=r,r", /*has_side_effects=*/true, false,
-                                       LLVM::tailcallkind::TailCallKind::None, LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT),
-                                       ArrayAttr())
-                 .getResult(0);
+      high = assembly(i32(), "and.b32 $0, $1, -8192;", "=r,r", high, /*effects=*/true);
     else
       high = andBits(high, -8192);
     known = {high, bitcast(i32(), Value(arith::SubFOp::create(b, loc, x, bitcast(f32(), high))))};

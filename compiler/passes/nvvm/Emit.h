@@ -30,10 +30,11 @@ struct Emit : lowering::Scalars {
   void intrinsic(StringRef name, ValueRange args) {
     LLVM::CallIntrinsicOp::create(b, loc, b.getStringAttr(name), args);
   }
-  Value assembly(Type result, StringRef text, StringRef constraints, ValueRange args) {
-    return LLVM::InlineAsmOp::create(b, loc, result, args, text, constraints, false, false, LLVM::tailcallkind::TailCallKind::None,
-                                     LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr())
-        .getResult(0);
+  /// `effects`: it does more than its result shows, so it stays where it is. No result: null.
+  Value assembly(Type result, StringRef text, StringRef constraints, ValueRange args, bool effects = false) {
+    auto op = LLVM::InlineAsmOp::create(b, loc, result, args, text, constraints, effects, false, LLVM::tailcallkind::TailCallKind::None,
+                                        LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr());
+    return result ? op.getResult(0) : Value();
   }
   Value fma(Value x, Value y, Value z) { return intrinsic("llvm.fma.f32", f32(), {x, y, z}); }
   /// x·y + z of two bf16 at once.
@@ -57,10 +58,7 @@ struct Emit : lowering::Scalars {
   }
   Value allLanes(Value c) { return intrinsic("llvm.nvvm.vote.all.sync", b.getI1Type(), {c32(-1), c}); }
   /// What ordinary stores and copies have written to shared memory warpgroups' products may read after the next barrier (PTX ISA's async proxy).
-  void proxyFence() {
-    LLVM::InlineAsmOp::create(b, loc, Type(), ValueRange{}, "fence.proxy.async.shared::cta;", "~{memory}", /*has_side_effects=*/true, false,
-                              LLVM::tailcallkind::TailCallKind::None, LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr());
-  }
+  void proxyFence() { assembly({}, "fence.proxy.async.shared::cta;", "~{memory}", {}, /*effects=*/true); }
   void barrier() { intrinsic("llvm.nvvm.barrier.cta.sync.aligned.all", c32(0)); }
 
   /// A number known to be 0 when code is made: the padding of units of 8 channels.
@@ -86,6 +84,18 @@ struct Emit : lowering::Scalars {
   }
 
   Value element(Value aggregate, int64_t i) { return LLVM::ExtractValueOp::create(b, loc, aggregate, i); }
+
+  /// What `then` gives where the condition holds, what `otherwise` gives elsewhere; code that each of them makes runs there alone.
+  ValueRange choose(Value condition, TypeRange types, llvm::function_ref<llvm::SmallVector<Value>()> then, llvm::function_ref<llvm::SmallVector<Value>()> otherwise) {
+    auto op = scf::IfOp::create(b, loc, types, condition, true);
+    for (auto [block, give] : {std::pair(op.thenBlock(), then), std::pair(op.elseBlock(), otherwise)}) {
+      OpBuilder::InsertionGuard guard(b);
+      block->clear(); // an implicit terminator, where there are no results
+      b.setInsertionPointToStart(block);
+      scf::YieldOp::create(b, loc, give());
+    }
+    return op.getResults();
+  }
 
   template <typename F> void onlyIf(Value condition, F body) {
     auto op = scf::IfOp::create(b, loc, condition, false);

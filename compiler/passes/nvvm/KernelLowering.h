@@ -189,7 +189,6 @@ struct KernelLowering : Emit {
     Swizzle swizzle;
   };
   DenseMap<Value, RightOperand> rightOperands; // by the body's argument
-  static bool isRightOperand(Value v);
   bool isSwizzled(Value v);
   /// Bytes from the start of an atom to chunk `chunk` of row `row` (i32).
   Value swizzled(const Swizzle &swizzle, Value row, Value chunk);
@@ -347,6 +346,8 @@ struct KernelLowering : Emit {
   void several(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state);
   /// The same, op by op.
   void together(tile::PairsOp op, Value first, int64_t count, int64_t rowBlocks, SmallVector<Registers> &state);
+  /// `work` with what the column sees.
+  void within(Column &c, llvm::function_ref<void()> work);
   /// Columns past the last token are masked in tiles that have any.
   void maskLast(tile::MaskOp op, MutableArrayRef<Column> columns);
   /// Where references are raised for the columns of a block of rows together: a branch, and what says that one is exceeded.

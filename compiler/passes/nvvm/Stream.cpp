@@ -162,15 +162,7 @@ void KernelLowering::issue(tile::StreamOp op, const Copies &copies, const Cursor
     }
     Type e = b.getIntegerType(size * 8);
     Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(e, 0));
-    auto guarded = scf::IfOp::create(b, loc, TypeRange{e}, valid, true);
-    {
-      OpBuilder::InsertionGuard guard(b);
-      b.setInsertionPointToStart(guarded.thenBlock());
-      scf::YieldOp::create(b, loc, load(e, source, size));
-      b.setInsertionPointToStart(guarded.elseBlock());
-      scf::YieldOp::create(b, loc, zero);
-    }
-    store(guarded.getResult(0), target, size);
+    store(choose(valid, e, [&] { return Registers{load(e, source, size)}; }, [&] { return Registers{zero}; })[0], target, size);
   };
   auto loop = [&](Value from, int64_t to, int64_t step, function_ref<void(Value)> body) {
     auto loop = scf::ForOp::create(b, loc, from, c32(to), c32(step));
@@ -388,28 +380,24 @@ void KernelLowering::emit(scf::IfOp op) {
     int64_t n = t ? blocksOf(t) * registersOf(t) : 1;
     results.append(n, !t ? r.getType() : isHalf(t.getElement()) ? i32() : f32());
   }
-  auto copy = scf::IfOp::create(b, loc, results, number(op.getCondition()), true);
-  for (bool otherwise : {false, true}) {
-    OpBuilder::InsertionGuard guard(b);
-    Block *block = otherwise ? copy.elseBlock() : copy.thenBlock();
-    block->clear();
-    b.setInsertionPointToStart(block);
-    Block *from = otherwise ? op.elseBlock() : op.thenBlock();
+  auto give = [&](Block *from) {
     tf32.clear(); // values of one branch are unknown in the other
     Registers yields;
     if (from) {
       lowerBlock(*from);
-      if (failed(status))
-        return;
       for (Value v : from->getTerminator()->getOperands())
-        flatten(v, yields);
+        if (succeeded(status))
+          flatten(v, yields);
     }
-    scf::YieldOp::create(b, loc, yields);
-  }
+    return yields;
+  };
+  ValueRange chosen = choose(number(op.getCondition()), results, [&] { return give(op.thenBlock()); }, [&] { return give(op.elseBlock()); });
+  if (failed(status))
+    return;
   tf32.clear();
   unsigned next = 0;
   for (Value r : op.getResults())
-    unflatten(r, copy.getResults(), next);
+    unflatten(r, chosen, next);
 }
 
 void KernelLowering::emit(tile::BoundedOp op) {

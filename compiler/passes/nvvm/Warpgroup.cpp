@@ -13,13 +13,6 @@ using namespace mlir;
 
 namespace flarec::nvvm {
 
-bool KernelLowering::isRightOperand(Value v) {
-  return llvm::any_of(v.getUses(), [](OpOperand &use) {
-    auto contract = dyn_cast<tile::ContractOp>(use.getOwner());
-    return contract && llvm::is_contained(contract.getB(), use.get());
-  });
-}
-
 /// Of a stash's result or a staged tile: does it end up as the right operand of a group's contraction?
 bool KernelLowering::isSwizzled(Value v) {
   return hasGroups() && llvm::any_of(v.getUses(), [&](OpOperand &use) {
@@ -88,10 +81,7 @@ Registers KernelLowering::groupProduct(Type half, int64_t columns, ArrayRef<Grou
   }
   constraints += "~{memory}";
   Type result = LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(count, f32()));
-  Value all = LLVM::InlineAsmOp::create(b, loc, result, operands, text, constraints, /*has_side_effects=*/true, false, LLVM::tailcallkind::TailCallKind::None,
-                                        LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr())
-                  .getResult(0);
-  return structElements(all, int(count));
+  return structElements(assembly(result, text, constraints, operands, /*effects=*/true), int(count));
 }
 
 void KernelLowering::groupContract(tile::ContractOp op, MutableArrayRef<Column> columns) {

@@ -120,6 +120,10 @@ std::string configurationText(const std::map<std::string, TunedFunction> &functi
                               bool withBackward = true);
 std::string configurationText(const Configuration &configuration);
 
+/// Makes the directory of the user's tables, if need be. Throws Error where it
+/// cannot be made or written: before tuning, not after it.
+void prepare(const std::filesystem::path &directory);
+
 /// Adds an entry to the user's table of a device and publishes it at once.
 /// Throws Error where it cannot be written.
 void record(const std::filesystem::path &directory, const Device &device,
