@@ -42,13 +42,13 @@ def values(tensor, count):
 class Program:
     """One artefact's functions, ready to launch."""
 
-    def __init__(self, compiler, mixer, target, config):
+    def __init__(self, compiler, mixer, target, config, scale):
         request = {"mixer": mixer, "target": target, "config": ""}
         with tempfile.TemporaryDirectory() as folder:
             self.manifest, blobs = artefact.compile_ptx(compiler, artefact.varied(compiler, request, config.split(), folder) if config else request)
         self.folder = tempfile.TemporaryDirectory()  # as long as the modules, which are loaded when they are first used
         self.modules = list(concurrent.futures.ThreadPoolExecutor(16).map(lambda b: cupy.RawModule(path=self.file(*b)), enumerate(blobs)))
-        self.config = config
+        self.config, self.scale = config, scale
 
     def file(self, number, blob):
         path = pathlib.Path(self.folder.name) / f"{number}.ptx"
@@ -74,7 +74,7 @@ class Program:
                     memory[name] = values(t, count)
                 slots += [np.uint64(memory[name].data.ptr), *map(np.uint64, strides)]
             slots += [*map(np.uint64, sizes), *map(np.uint64, artefact.splits(function, sizes))]
-            slots += [np.float32(1) for _ in function["scalars"]]
+            slots += [np.float32(self.scale) for _ in function["scalars"]]
             for kernel in function["kernels"]:
                 chosen = kernel["variants"][0] if kernel["variants"] else kernel
                 f = self.modules[chosen.get("code", kernel["code"])].get_function(chosen["symbol"])
@@ -92,6 +92,7 @@ def main():
     p.add_argument("--shapes", nargs="+", default=["8,8,128,1048576"], help="H,D,M,N")
     p.add_argument("--dtype", default="bf16", choices=["bf16", "f16", "f32"])
     p.add_argument("--vary", nargs="+", default=[""], help="changes to the heuristic's configurations, side by side: sweep:field=value,…")
+    p.add_argument("--scale", type=float, default=1, help="of scores: 1 takes 32 channels and more to safe bodies")
     p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--only", default="", help="kernels whose symbol matches this")
     p.add_argument("--json")
@@ -105,7 +106,7 @@ def main():
 
         def build(config):
             try:
-                return Program(args.compiler, mixer, args.target, config)
+                return Program(args.compiler, mixer, args.target, config, args.scale)
             except artefact.Refused as e:
                 print(f"refused: {config}: {str(e)[:300]}", flush=True)
 

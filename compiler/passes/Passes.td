@@ -54,7 +54,8 @@ def PlanSweeps : Pass<"flare-plan-sweeps", "::mlir::ModuleOp"> {
     `joint-limit` elements (of up to 32 channels, and latents in as many equal shares, four times that, of f16 twice: then fast memory is full of
     latents' operands), or the tensors are f32 on a GPU (no transposition of 32-bit fragments), the contractions over n get a sweep of their own. Contractions over m in one sweep
     whose channels add up to `row-limit` or more get one each. On the host all of them lie in
-    the cache and never do. Attentions over n, and sums of numbers over n, always do: their rows are latents.
+    the cache and never do. Attentions over n, and sums of numbers over n, always do: their rows are latents. What two sweeps of one stage need of a token
+    alone, as a sum over its channels, the first one stores.
   }];
   let options = [Option<"jointLimit", "joint-limit", "int64_t", "2048", "largest m·d for one worker to accumulate beside a contraction over m">,
                  Option<"rowLimit", "row-limit", "int64_t", "192", "channels, of all contractions over m in a sweep, that are too many to accumulate for a token; of f16 and f32, whose operands take twice the registers, two thirds of it">,

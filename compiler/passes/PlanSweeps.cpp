@@ -121,9 +121,12 @@ struct Planner {
     IRMapping map; // old value → value after planning
     for (Value a : body.getArguments())
       map.map(a, a);
-    for (auto &[s, values] : roots)
-      for (auto &group : splitByOrientation(values.getArrayRef()))
+    for (auto &[s, values] : roots) {
+      auto groups = splitByOrientation(values.getArrayRef());
+      storeSharedDots(groups, map);
+      for (auto &group : groups)
         buildSweep(b, group, map);
+    }
     SmallVector<Value> results;
     for (Value v : ret.getOperands())
       results.push_back(latent(b, v, map));
@@ -162,6 +165,31 @@ struct Planner {
     if (!reductions.empty())
       groups.push_back(reductions);
     return groups;
+  }
+
+  /// Numbers Σ_d a·b of tokens, such as the backward's Σ_d dy·y, that two sweeps of a stage make: the first one stores them. With rows on the latents
+  /// each of a token's many workers would go through its channels again.
+  void storeSharedDots(MutableArrayRef<SmallVector<Value>> groups, const IRMapping &map) {
+    SmallVector<llvm::SetVector<Value>> dots(groups.size());
+    for (auto [group, found] : llvm::zip(groups, dots)) {
+      llvm::SetVector<Value> work(group.begin(), group.end());
+      for (size_t i = 0; i < work.size(); ++i) {
+        Operation *op = work[i].getDefiningOp();
+        FlareTensorType t = typeOf(work[i]);
+        if (!op || map.contains(work[i]))
+          continue;
+        if (carriesTokens(work[i]) && !t.isPair() && contractedIndex(op) == Index::d)
+          found.insert(work[i]);
+        for (Value o : op->getOperands())
+          if (carriesTokens(o))
+            work.insert(o);
+      }
+    }
+    for (size_t i = 0; i < groups.size(); ++i)
+      for (Value dot : dots[i])
+        for (size_t j = i + 1; j < groups.size(); ++j)
+          if (dots[j].remove(dot) && !llvm::is_contained(groups[i], dot))
+            groups[i].push_back(dot);
   }
 
   bool inBf16() {

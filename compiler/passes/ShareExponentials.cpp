@@ -1,5 +1,6 @@
 // flare-share-exponentials: one exponential serves both softmaxes while |x| is bounded (kernels.md 2.5, schedules.md II.3.3).
 #include "flare/Flare.h"
+#include "passes/Feasible.h"
 #include "passes/Passes.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/IRMapping.h"
@@ -96,7 +97,8 @@ struct Reassociate : OpRewritePattern<MulOp> {
   }
 };
 
-/// f·(t - u) → f·t - f·u, and f·Σ_d a·b → Σ_d (f·a)·b
+/// f·(t - u) → f·t - f·u, and f·Σ_d a·b → Σ_d (f·a)·b. With rows on the latents a token's factor stays with the pairs: each of its many workers would multiply the token's
+/// channels, and split the products in two.
 struct SinkScale : OpRewritePattern<MulOp> {
   using OpRewritePattern::OpRewritePattern;
 
@@ -117,6 +119,8 @@ struct SinkScale : OpRewritePattern<MulOp> {
     auto [t, f] = pairTimesFactor(op.getOut());
     if (!t)
       return dotOfRows(op, r);
+    if ((indices(f) & FlareTensorType::N) && !flarec::orientation(op->getParentOfType<SweepOp>()).tokens)
+      return failure();
     if (auto sub = t.getDefiningOp<SubOp>()) {
       Value x = MulOp::create(r, op.getLoc(), f, sub.getA()), y = MulOp::create(r, op.getLoc(), f, sub.getB());
       r.replaceOpWithNewOp<SubOp>(op, x, y);
