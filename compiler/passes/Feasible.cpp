@@ -62,17 +62,32 @@ static bool isSwizzled(tile::ConfigAttr config, Value token) {
   return config.hasGroups() && config.getRows() == Index::m && typeOf(token).getChannels();
 }
 
+/// Three pages of what groups multiply by (StashPlan in passes/Registers.h).
+static int64_t bytesOfPages(tile::ConfigAttr config, flare::SweepOp sweep) {
+  int64_t blockBytes = 0, bytes = 0, blocks = blocksOf(latentsOf(sweep));
+  auto each = [&](function_ref<void(int64_t)> bytesOfBlock) {
+    for (auto &[v, use] : latentOperands(sweep, halfOf(sweep, false), config))
+      if (use.role != Role::Vector)
+        bytesOfBlock(parkedBytes(v, use, tile::blockSize));
+  };
+  each([&](int64_t b) { blockBytes += b; });
+  each([&](int64_t b) { bytes += roundUp(b * pageBlocks(blocks, config.getUnroll(), blockBytes), Swizzle::alignment); });
+  return bytes * pagesAtOnce;
+}
+
 int64_t flarec::sharedBytes(tile::ConfigAttr config, flare::SweepOp sweep) {
   int64_t parked = 0, swizzled = 0, stage = 0, heads = config.getHeads();
   bool anySwizzled = false;
   if (config.getRows() == Index::n && config.getPark() != "none")
-    for (auto &[v, use] : latentOperands(sweep, halfOf(sweep, false), config.getPark() == "fast"))
+    for (auto &[v, use] : latentOperands(sweep, halfOf(sweep, false), config, config.getPark() == "fast"))
       if (int64_t bytes = parkedBytes(v, use, latentsOf(sweep)); config.hasGroups() && use.role != Role::Vector)
         swizzled += roundUp(bytes, Swizzle::alignment);
       else
         parked += bytes;
   if (swizzled)
     parked = roundUp(parked, Swizzle::alignment) + swizzled;
+  if (config.getRows() == Index::n && config.hasGroups() && config.getPark() == "none")
+    parked = bytesOfPages(config, sweep);
   for (Value v : tokensRead(sweep)) {
     int64_t size = bytesOf(typeOf(v).getElement()), channels = typeOf(v).getChannels();
     // 16 bytes between rows (32 for f32) keep the eight rows of a fragment in different banks.
@@ -379,8 +394,10 @@ struct Rules {
       return no("f32 tokens are no operands of a 16-bit matrix instruction");
     if (isJoint(c, sweep))
       return no("it contracts pairs over their rows, and a group's left operands are not transposed");
-    if (c.getPark() != "shared")
-      return no("park = " + c.getPark().getValue() + ", and right operands are read from fast memory");
+    if (c.getPark() == "fast")
+      return no("park = \"fast\", and groups read either all latents' operands from fast memory or pages of them, park = \"none\"");
+    if (tokenRows && c.getPark() == "none" && (!half.isBF16() || c.getHeads() > 1 || c.getColumnWorkers() > 1))
+      return no("park = \"none\", and pages of latents come by for bf16 tokens, of one head (heads = 1), for workers that take all of them (column_workers = 1)");
     if (int64_t once = c.getUnroll() ? c.getUnroll() : columnBlocks; once * tile::blockSize > 256)
       return no(llvm::Twine(once) + " blocks of columns at once (unroll = " + llvm::Twine(c.getUnroll()) + ") are " + llvm::Twine(once * tile::blockSize) +
                 " columns, and an instruction has 256");

@@ -15,19 +15,6 @@ using flare::FlareTensorType;
 
 namespace {
 
-/// Bytes of a stash's results for 16 latents, as lanes hold them.
-FailureOr<int64_t> bytesOfBlock(tile::StashOp stash) {
-  int64_t bytes = 0;
-  for (Value v : stash.getRegion().front().getTerminator()->getOperands()) {
-    auto t = cast<tile::TileType>(v.getType());
-    if (!t.getLayout())
-      return stash.emitOpError("has tiles without a layout; run tile-assign-layouts first");
-    Layout l = layoutOf(t);
-    bytes += int64_t(l.registerCount()) * l.distinctLanes() * bytesOf(t.getElement());
-  }
-  return bytes;
-}
-
 /// The ops of `block` that what is inside `op` needs, in their order.
 SmallVector<Operation *> neededBy(Operation *op, Block &block) {
   llvm::SetVector<Operation *> needed;
@@ -59,10 +46,11 @@ Value addWorkspace(tile::ProgramOp program, FlareTensorType type, const Twine &n
 
 LogicalResult park(tile::ProgramOp program, tile::KernelOp sweep, tile::StashOp stash) {
   OpBuilder b(sweep);
-  auto bytes = bytesOfBlock(stash);
-  if (failed(bytes))
-    return failure();
-  auto type = FlareTensorType::get(b.getContext(), false, blocksOf(stash.getLatents()), *bytes / 4, b.getF32Type());
+  for (Value v : stash.getRegion().front().getTerminator()->getOperands())
+    if (!cast<tile::TileType>(v.getType()).getLayout())
+      return stash.emitOpError("has tiles without a layout; run tile-assign-layouts first");
+  StashPlan plan(stash, sweep.getConfigAttr());
+  auto type = FlareTensorType::get(b.getContext(), false, plan.blocks, plan.rowBytes() / 4, b.getF32Type());
   std::string name = ("park_" + sweep.getSymName().split('_').second).str();
   stash.getTensorMutable().assign(addWorkspace(program, type, name));
   auto kernel = tile::KernelOp::create(b, stash.getLoc(), name, "park", sweep.getSweep(), sweep.getConfigAttr());

@@ -4,7 +4,9 @@
 #include "passes/LayoutAttr.h"
 #include "passes/Sizes.h"
 #include "tile/Tile.h"
+#include "llvm/ADT/STLExtras.h"
 #include <numeric>
+#include <optional>
 
 namespace flarec {
 
@@ -36,6 +38,43 @@ inline bool isRightOperand(mlir::Value v) {
     return contract && llvm::is_contained(contract.getB(), use.get());
   });
 }
+
+/// How the operands of a stash lie. For each block of 16 latents what lanes read; behind all of that what groups multiply by (`Swizzle`), in pages that follow each other:
+/// from global memory one page after the other comes to fast memory while a tile of tokens is worked on, in fast memory itself all is one page.
+struct StashPlan {
+  int64_t blocks, blockBytes = 0;
+  int64_t pageBlocks, pageBytes = 0;
+  int64_t firstPage, end;             // bytes
+  llvm::SmallVector<int64_t> offsets; // of each operand in a block, or in a page
+  llvm::SmallVector<std::optional<Swizzle>> swizzles;
+
+  StashPlan(tile::StashOp op, tile::ConfigAttr config, int64_t first = 0) : blocks(blocksOf(op.getLatents())) {
+    auto isRight = [&](tile::TileType t) { return config.hasGroups() && t.getD(); };
+    auto types = llvm::map_to_vector(op.getRegion().front().getTerminator()->getOperands(), [](mlir::Value v) { return mlir::cast<tile::TileType>(v.getType()); });
+    int64_t paged = 0;
+    for (tile::TileType t : types)
+      if (isRight(t))
+        paged += tile::blockSize * t.getD() * bytesOf(t.getElement());
+    pageBlocks = op.getMemory() && paged ? flarec::pageBlocks(blocks, config.getUnroll(), paged) : blocks;
+    for (tile::TileType t : types) {
+      swizzles.emplace_back();
+      offsets.push_back(isRight(t) ? pageBytes : blockBytes);
+      if (isRight(t)) {
+        swizzles.back().emplace(pageBlocks * tile::blockSize, t.getD());
+        pageBytes = roundUp(pageBytes + swizzles.back()->bytes(), Swizzle::alignment);
+      } else {
+        Layout l = layoutOf(t);
+        blockBytes += int64_t(l.registerCount()) * l.distinctLanes() * bytesOf(t.getElement());
+      }
+    }
+    firstPage = first + blocks * blockBytes;
+    if (paged)
+      firstPage = roundUp(firstPage, Swizzle::alignment);
+    end = firstPage + blocks / pageBlocks * pageBytes;
+  }
+  /// Of the rows, one for each block of 16 latents, of the tensor that it all lies in; a head's start is on 16 bytes.
+  int64_t rowBytes() const { return roundUp((end + blocks - 1) / blocks, 16); }
+};
 
 /// Latents that a block of a `merge` finishes: on a GPU as many as a warp's lanes can take 4 channels of at once, but 4 at least; on the host 32.
 constexpr int64_t hostMergeRows = 32;

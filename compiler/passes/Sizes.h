@@ -35,4 +35,15 @@ struct Swizzle {
   int64_t shift() const { return 3 - std::countr_zero(uint64_t(width)); }
 };
 
+/// Blocks of 16 latents, with `blockBytes` of operands each, in a page: as many as fast memory has room for beside staged tokens, in whole steps of `unroll` blocks.
+inline int64_t pageBlocks(int64_t blocks, int64_t unroll, int64_t blockBytes) {
+  constexpr int64_t most = 24 * 1024;
+  int64_t page = unroll ? unroll : blocks;
+  while (blocks % (2 * page) == 0 && 2 * page * blockBytes <= most)
+    page *= 2;
+  return page;
+}
+/// In fast memory: one that is worked on, and two on their way or just done with.
+constexpr int64_t pagesAtOnce = 3;
+
 } // namespace flarec

@@ -71,7 +71,7 @@ struct KernelLowering : Emit {
     int64_t offset, registers;
     int64_t lanes; // the first ones, of which all others hold copies
     int64_t blockBytes;
-    std::optional<Swizzle> swizzle; // where warpgroups read it: then all blocks lie so from `offset` on
+    std::optional<Swizzle> swizzle; // where warpgroups read it: then all blocks, or those of a page, lie so from `offset` on
   };
   DenseMap<Value, Parked> stashes;
   Value tokens, batches, heads, latentBatches, splits;
@@ -187,8 +187,10 @@ struct KernelLowering : Emit {
   struct RightOperand {
     Value address;
     Swizzle swizzle;
+    Value first; // the block of columns (i32) that starts there; null: the first of all
   };
   DenseMap<Value, RightOperand> rightOperands; // by the body's argument
+  /// Of a staged tile: does it end up as the right operand of a group's contraction?
   bool isSwizzled(Value v);
   /// Bytes from the start of an atom to chunk `chunk` of row `row` (i32).
   Value swizzled(const Swizzle &swizzle, Value row, Value chunk);
@@ -295,6 +297,21 @@ struct KernelLowering : Emit {
   /// The column block `column` (i32) of this worker, among all.
   Value columnBlock(Parked p, Value column);
 
+  //-- Pages: what groups multiply by and shared memory has no room for
+  struct Pages {
+    int64_t blocks, bytes, count; // of 16 latents in a page; of a page; pages of a head
+    Value memory;                 // where the head's lie
+    Value slot;                   // of the ring, where the tile's first page is (i32)
+    Value address, first;         // of the page at hand: where it is, and its first block of columns (i32)
+  };
+  std::optional<Pages> pages;
+  void sendForPage(Value page, Value slot);
+  /// Before the first tile.
+  void beginPages();
+  /// At each tile's start, after so many of this block's.
+  void pagesOfTile(Value tilesBefore);
+  void takePage(Value page);
+
   //-- The ring of staged tokens
   SmallVector<Slot> slots;
   int64_t stageBytes = 0, ringOffset = 0, combineOffset = 0;
@@ -336,6 +353,12 @@ struct KernelLowering : Emit {
   //-- Blocks of scores
   void emit(tile::PairsOp op);
   bool addsUp(tile::PairsOp op);
+  Registers flattened(ArrayRef<Registers> state);
+  void unflatten(ValueRange from, SmallVector<Registers> &state);
+  /// A loop that carries the state.
+  void columnLoop(Value first, Value last, int64_t step, SmallVector<Registers> &state, llvm::function_ref<void(Value)> body);
+  /// All columns, page by page.
+  void paged(tile::PairsOp op, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state);
   /// Blocks of columns `from` to `looped`, `unroll` in line, in chunks with sums of their own.
   void columns(tile::PairsOp op, int64_t from, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state);
   /// The column's part of what streams by, and the row's parts of what stays.

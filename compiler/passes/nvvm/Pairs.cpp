@@ -12,24 +12,12 @@ int64_t KernelLowering::registersOf(TileType t) {
 
 void KernelLowering::emit(tile::StashOp op) {
   auto yield = cast<tile::YieldOp>(op.getRegion().front().getTerminator());
-  int64_t count = blocksOf(op.getLatents()), first = op.getMemory() ? 0 : stashHeadBytes, bytes = 0;
+  int64_t first = op.getMemory() ? 0 : stashHeadBytes;
+  StashPlan plan(op, config, first);
   for (auto [i, r] : llvm::enumerate(op.getResults())) {
     TileType t = tileType(yield.getResults()[i]);
-    stashes[r] = {op, {}, first + bytes, registersOf(t), layoutOf(t).distinctLanes(), 0};
-    if (isSwizzled(r))
-      stashes[r].swizzle.emplace(count * tile::blockSize, t.getD());
-    else
-      bytes += stashes[r].registers * stashes[r].lanes * 4;
-  }
-  int64_t end = first + count * bytes; // behind all blocks what is swizzled
-  bool anySwizzled = false;
-  for (Value r : op.getResults()) {
-    stashes[r].blockBytes = bytes;
-    if (!stashes[r].swizzle)
-      continue;
-    anySwizzled = true;
-    stashes[r].offset = roundUp(end, Swizzle::alignment);
-    end = roundUp(stashes[r].offset + stashes[r].swizzle->bytes(), Swizzle::alignment);
+    int64_t start = plan.swizzles[i] ? op.getMemory() ? 0 : plan.firstPage : first;
+    stashes[r] = {op, {}, start + plan.offsets[i], registersOf(t), layoutOf(t).distinctLanes(), plan.blockBytes, plan.swizzles[i]};
   }
   Value base, block = worker, step = c32(config.getWorkers());
   if (op.getMemory()) {
@@ -37,22 +25,25 @@ void KernelLowering::emit(tile::StashOp op) {
       status = op.emitOpError("lies in no tensor; run tile-park first");
       return;
     }
-    if (int64_t given = tensors[op.getTensor()].type.getChannels() * 4; given != bytes) {
-      status = op.emitOpError() << "lies in rows of " << given << " bytes, and 16 latents take " << bytes << "; leave the tensor to tile-park";
+    if (int64_t given = tensors[op.getTensor()].type.getChannels() * 4; given != plan.rowBytes()) {
+      status = op.emitOpError() << "lies in rows of " << given << " bytes, and 16 latents take " << plan.rowBytes() << "; leave the tensor to tile-park";
       return;
     }
     base = rowAddress(tensors[op.getTensor()], c64(0));
     for (Value r : op.getResults())
       stashes[r].memory = base;
-    if (kernel.getKind() == "sweep")
-      return; // a kernel before this one has filled it
+    if (kernel.getKind() == "sweep") { // a kernel before this one has filled it
+      if (plan.pageBytes)
+        pages = Pages{plan.pageBlocks, plan.pageBytes, plan.blocks / plan.pageBlocks, offset(base, plan.firstPage), {}, {}, {}};
+      return;
+    }
     block = add(narrow(mul(rowGroup, mergeWorkers(kernel))), worker);
     step = c32(blocksPerHead(kernel) * mergeWorkers(kernel));
   } else {
-    stashHeadBytes = end;
+    stashHeadBytes = plan.end;
     base = stashBase();
   }
-  auto loop = scf::ForOp::create(b, loc, block, c32(count), step);
+  auto loop = scf::ForOp::create(b, loc, block, c32(plan.blocks), step);
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(loop.getBody());
@@ -65,7 +56,10 @@ void KernelLowering::emit(tile::StashOp op) {
       Parked p = stashes[r];
       const Registers &x = tiles[yield.getResults()[i]];
       if (p.swizzle) {
-        storeSwizzled(x, offset(base, p.offset), *p.swizzle, block);
+        Value page = offset(base, p.offset);
+        if (op.getMemory())
+          page = offset(offset(page, plan.firstPage), widen(mul(div(block, plan.pageBlocks), plan.pageBytes)));
+        storeSwizzled(x, page, *p.swizzle, op.getMemory() ? rem(block, plan.pageBlocks) : block);
         continue;
       }
       Value at = offset(base, widen(add(mul(block, p.blockBytes), p.offset)));
@@ -75,10 +69,11 @@ void KernelLowering::emit(tile::StashOp op) {
         onlyIf(lt(lane, c32(p.lanes)), [&] { storeRegisters(x, at, p.lanes); });
     }
   }
-  if (anySwizzled)
+  if (op.getMemory())
+    return;
+  if (plan.pageBytes)
     proxyFence();
-  if (!op.getMemory())
-    barrier();
+  barrier();
 }
 
 void KernelLowering::storeRegisters(ArrayRef<Value> x, Value p, int64_t lanes) {
@@ -154,6 +149,12 @@ void KernelLowering::emit(tile::PairsOp op) {
     state.push_back(tiles[v]);
   int64_t unroll = op.getUnroll() == 0 || columnState ? colBlocks : std::min<int64_t>(op.getUnroll(), colBlocks);
   int64_t looped = colBlocks / unroll * unroll;
+  if (pages && llvm::any_of(op.getIns(), [&](Value v) { return stashes.contains(v) && stashes[v].swizzle; })) {
+    paged(op, unroll, rowBlocks, state);
+    for (auto [r, s] : llvm::zip(op.getResults(), state))
+      tiles[r] = s;
+    return;
+  }
   // What starts at zero need not be multiplied where references are raised first. All columns start there.
   int64_t first = 0;
   bool zero = llvm::all_of(state, [](const Registers &s) { return llvm::all_of(s, [](Value v) { return matchPattern(v, m_Constant()); }); });
@@ -196,34 +197,53 @@ bool KernelLowering::addsUp(tile::PairsOp op) {
   return !op.getInits().empty();
 }
 
+Registers KernelLowering::flattened(ArrayRef<Registers> state) {
+  Registers all;
+  for (auto &s : state)
+    all.append(s);
+  return all;
+}
+
+void KernelLowering::unflatten(ValueRange from, SmallVector<Registers> &state) {
+  unsigned next = 0;
+  for (auto &s : state) {
+    size_t n = s.size();
+    s = Registers(from.slice(next, n));
+    next += n;
+  }
+}
+
+void KernelLowering::columnLoop(Value first, Value last, int64_t step, SmallVector<Registers> &state, function_ref<void(Value)> body) {
+  auto loop = scf::ForOp::create(b, loc, first, last, c32(step), flattened(state));
+  loop->setAttr("flarec.no_unroll", b.getUnitAttr());
+  OpBuilder::InsertionGuard guard(b);
+  b.setInsertionPointToStart(loop.getBody());
+  tf32.clear();
+  unflatten(loop.getRegionIterArgs(), state);
+  body(loop.getInductionVar());
+  scf::YieldOp::create(b, loc, flattened(state));
+  tf32.clear();
+  unflatten(loop.getResults(), state);
+}
+
+// All warps of a block pass one barrier a page, whichever body they are in.
+void KernelLowering::paged(tile::PairsOp op, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state) {
+  columnLoop(c32(0), c32(pages->count), 1, state, [&](Value page) {
+    takePage(page);
+    Value first = pages->first;
+    auto step = [&](Value column) { several(op, column, unroll, rowBlocks, state); };
+    if (pages->blocks == unroll)
+      step(first);
+    else
+      columnLoop(first, add(first, pages->blocks), unroll, state, step);
+  });
+}
+
 // Hundreds of additions to one sum lose more bits than there are to lose in f32: a sum of `chunk` columns starts at zero and is added to the others' after that.
 void KernelLowering::columns(tile::PairsOp op, int64_t from, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state) {
-  auto flat = [&] {
-    Registers all;
-    for (auto &s : state)
-      all.append(s);
-    return all;
-  };
-  auto take = [&](ValueRange from) {
-    unsigned next = 0;
-    for (auto &s : state) {
-      size_t n = s.size();
-      s = Registers(from.slice(next, n));
-      next += n;
-    }
-  };
-  auto loop = [&](Value first, Value last, int64_t step, function_ref<void(Value)> body) {
-    auto loop = scf::ForOp::create(b, loc, first, last, c32(step), flat());
-    loop->setAttr("flarec.no_unroll", b.getUnitAttr());
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToStart(loop.getBody());
-    tf32.clear();
-    take(loop.getRegionIterArgs());
-    body(loop.getInductionVar());
-    scf::YieldOp::create(b, loc, flat());
-    tf32.clear();
-    take(loop.getResults());
-  };
+  auto flat = [&] { return flattened(state); };
+  auto take = [&](ValueRange from) { unflatten(from, state); };
+  auto loop = [&](Value first, Value last, int64_t step, function_ref<void(Value)> body) { columnLoop(first, last, step, state, body); };
   auto unrolled = [&](Value first) { several(op, first, unroll, rowBlocks, state); };
   if (chunk == looped)
     return loop(c32(from), c32(looped), unroll, unrolled);
@@ -245,12 +265,13 @@ void KernelLowering::bindColumn(tile::PairsOp op, BlockArgument arg, Value col) 
   TileType type = cast<TileType>(arg.getType());
   if (isa<tile::StashType>(v.getType())) {
     if (Parked p = stashes[v]; p.swizzle)
-      rightOperands.insert_or_assign(arg, RightOperand{offset(stashPointer, p.offset), *p.swizzle});
+      rightOperands.insert_or_assign(arg, p.op.getMemory() ? RightOperand{offset(pages->address, p.offset), *p.swizzle, pages->first}
+                                                           : RightOperand{offset(stashPointer, p.offset), *p.swizzle, {}});
     else
       tiles[arg] = fetch(v, col, type);
   } else if (auto stage = dyn_cast<tile::StageType>(v.getType())) {
     if (const StageAt &s = stages[v]; s.slot.swizzle && isRightOperand(arg))
-      rightOperands.insert_or_assign(arg, RightOperand{s.address, *s.slot.swizzle});
+      rightOperands.insert_or_assign(arg, RightOperand{s.address, *s.slot.swizzle, {}});
     else
       tiles[arg] = readStage(s, stage, type, mul(col, tile::blockSize));
   }

@@ -38,7 +38,7 @@ void KernelLowering::planRing(tile::StreamOp op) {
   }
   if (anySwizzled)
     stageBytes = roundUp(stageBytes, Swizzle::alignment);
-  ringOffset = roundUp(stashHeadBytes * config.getHeads(), anySwizzled ? Swizzle::alignment : 128);
+  ringOffset = roundUp(pages ? pages->bytes * pagesAtOnce : stashHeadBytes * config.getHeads(), anySwizzled ? Swizzle::alignment : 128);
   combineOffset = ringOffset + stageBytes * config.getStages();
   sharedBytes = combineOffset + combineBytes(op) * config.getWorkers() * config.getHeads();
 }
@@ -242,8 +242,8 @@ void KernelLowering::emit(tile::StreamOp op) {
   Value ring = offset(shared, ringOffset);
   auto stageAddress = [&](Value stage) { return offset(ring, widen(mul(stage, stageBytes))); };
   // The oldest tile under way is there, for all warps, and all are done with the one before it.
-  auto arrive = [&] {
-    intrinsic("llvm.nvvm.cp.async.wait.group", c32(stagesCount - 2));
+  auto arrive = [&](int64_t sentForLater) {
+    intrinsic("llvm.nvvm.cp.async.wait.group", c32(sentForLater));
     if (llvm::any_of(slots, [](const Slot &s) { return s.swizzle.has_value(); }))
       proxyFence();
     barrier();
@@ -254,7 +254,9 @@ void KernelLowering::emit(tile::StreamOp op) {
     issue(op, copies, cursor, stageAddress(c32(i)));
     cursor = advance(op, cursor);
   }
-  arrive();
+  if (pages)
+    beginPages();
+  arrive(stagesCount - 2 + (pages ? pagesAtOnce - 1 : 0));
 
   Block &body = op.getRegion().front();
   scf::IfOp branch = fastOrSafe(op);
@@ -310,6 +312,8 @@ void KernelLowering::emit(tile::StreamOp op) {
     issue(op, copies, cursor, stageAddress(refill));
     cursor = advance(op, cursor);
     bind(after->getArguments());
+    if (pages)
+      pagesOfTile(sub(t, first));
     tf32.clear();
     fullTile = mayRun && onlyFull; // as the guards of fast bodies have asked
     lowerBlock(work);
@@ -327,7 +331,7 @@ void KernelLowering::emit(tile::StreamOp op) {
         yields.push_back(arith::ConstantOp::create(b, loc, b.getBoolAttr(bool(mayRun))));
       else
         flatten(result(v), yields);
-    arrive();
+    arrive(pages ? std::min(pages->count, pagesAtOnce - 1) : stagesCount - 2);
     scf::YieldOp::create(b, loc, yields);
     state = Registers(loop.getResults());
   };

@@ -13,7 +13,6 @@ using namespace mlir;
 
 namespace flarec::nvvm {
 
-/// Of a stash's result or a staged tile: does it end up as the right operand of a group's contraction?
 bool KernelLowering::isSwizzled(Value v) {
   return hasGroups() && llvm::any_of(v.getUses(), [&](OpOperand &use) {
     auto pairs = dyn_cast<tile::PairsOp>(use.getOwner());
@@ -108,7 +107,8 @@ void KernelLowering::groupContract(tile::ContractOp op, MutableArrayRef<Column> 
     int64_t leading = scores ? 1 : sw.atomBytes() >> 4;
     Value start = narrow(LLVM::PtrToIntOp::create(b, loc, i64(), found->second.address));
     Value d = orBits(shr(andBits(start, 0x3ffff), 4), c32(leading << 16));
-    d = add(d, mul(front.number, tile::blockSize * sw.rowBytes() >> 4));
+    Value block = found->second.first ? sub(front.number, found->second.first) : front.number;
+    d = add(d, mul(block, tile::blockSize * sw.rowBytes() >> 4));
     if (scores) // all columns at once, 16 channels a step
       for (int64_t u = 0; u < sw.chunks; u += 2)
         factors.push_back({SmallVector<Value>(ArrayRef(front.tiles[left]).slice(2 * u, 4)), d, u / sw.width * sw.atomBytes() + u % sw.width * 16, sw});

@@ -42,8 +42,7 @@ Value SweepBuilder::toForm(OpBuilder &at, Value t, Form form) {
 }
 
 Value SweepBuilder::latentOperand(Value v, Use use) {
-  if (host)
-    use.role = Role::Score; // one layout for all
+  use = keptFor(use, config, host);
   Value &slot = operands[{v, use.key()}];
   if (slot)
     return slot;
@@ -160,6 +159,7 @@ SweepBuilder::Version SweepBuilder::emitPairs(Region &region, bool safe, ValueRa
   tile::YieldOp::create(v.inner, loc, yields);
   auto pairsOp = tile::PairsOp::create(b, loc, ValueRange(v.inits).getTypes(), v.ins, v.inits, rows, config.getUnroll());
   pairsOp.getRegion().push_back(v.body);
+  version.pairs = pairsOp;
 
   // New state; a fast body has a constant reference.
   next = 0;
@@ -176,7 +176,7 @@ SweepBuilder::Version SweepBuilder::emitPairs(Region &region, bool safe, ValueRa
 
 SmallVector<Value> SweepBuilder::finish(Region &region, Version &version) {
   PairBody &v = *version.body;
-  auto &[body, ops, numCarried, state] = version;
+  auto &[body, pairs, ops, numCarried, state] = version;
 
   SmallVector<SmallVector<int64_t>> owners(ops.size());
   if (config.getColumnWorkers() > 1) {
@@ -218,22 +218,30 @@ SmallVector<Value> SweepBuilder::finish(Region &region, Version &version) {
   for (auto [i, y] : llvm::enumerate(region.front().getTerminator()->getOperands())) {
     if (!isTokens(y))
       continue;
+    // Of what is made of no reduction every worker has all, before there are pairs, and registers are free of it then.
+    bool early = true;
+    SmallVector<int64_t> from(rowCount() / tile::blockSize, 0);
+    for (auto [j, op] : llvm::enumerate(ops))
+      if (dependsOn(y, op)) {
+        early = false;
+        if (!owners[j].empty())
+          from = owners[j];
+      }
+    OpBuilder::InsertionGuard guard(b);
+    if (early)
+      b.setInsertionPoint(version.pairs);
     Value t = storage.tensor.lookup(sweep.getResult(i));
-    if (!at)
-      at = arith::AddIOp::create(b, loc, n0, workerRow);
+    auto firstRow = [&] { return arith::AddIOp::create(b, loc, n0, workerRow); };
+    if (!early && !at)
+      at = firstRow();
     // Rounding happens in the store.
     Value source = y;
     if (auto cast = y.getDefiningOp<flare::CastOp>())
       source = cast.getA();
-    auto store = tile::StoreOp::create(b, loc, post.eval(source), t, at, false);
-    if (config.getColumnWorkers() > 1) {
-      // Of what is made of no reduction every worker has all.
-      SmallVector<int64_t> from(rowCount() / tile::blockSize, 0);
-      for (auto [i, op] : llvm::enumerate(ops))
-        if (!owners[i].empty() && dependsOn(y, op))
-          from = owners[i];
+    Expressions before{b, loc, storage, [&](Value x) { return v.tokenLeaf(x); }};
+    auto store = tile::StoreOp::create(b, loc, (early ? before : post).eval(source), t, early ? Value(firstRow()) : at, false);
+    if (config.getColumnWorkers() > 1)
       store.setOwners(from);
-    }
   }
   SmallVector<Value> out;
   for (unsigned i = 0; i < numCarried; ++i)

@@ -77,6 +77,7 @@ struct SweepBuilder {
   /// Pairs and their reductions; the state after them.
   struct Version {
     std::unique_ptr<struct PairBody> body;
+    tile::PairsOp pairs;
     SmallVector<Operation *> ops; // reductions, carried ones first
     unsigned numCarried = 0;
     SmallVector<SmallVector<Value>> state; // of each

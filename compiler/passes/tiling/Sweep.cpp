@@ -283,12 +283,13 @@ namespace {
 /// Follows pairs from the reductions that consume them to their operands.
 struct OperandWalk {
   Type half;
+  tile::ConfigAttr config;
   SmallVector<std::pair<Value, Use>> found;
   DenseSet<std::pair<Value, int>> known;
   DenseSet<Value> seen;
 
   void use(Value v, Role role, Form form) {
-    Use u{role, form};
+    Use u = keptFor({role, form}, config, false);
     if (isLatents(v) && known.insert({v, u.key()}).second)
       found.push_back({v, u});
   }
@@ -330,7 +331,13 @@ struct OperandWalk {
 };
 } // namespace
 
-SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, Type half, bool onlyFast) {
+Use tiling::keptFor(Use use, tile::ConfigAttr config, bool host) {
+  if (host || (config.hasGroups() && use.role == Role::ColumnWeight))
+    use.role = Role::Score;
+  return use;
+}
+
+SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, Type half, tile::ConfigAttr config, bool onlyFast) {
   bool versioned = isVersioned(sweep);
   auto guards = guarded(sweep.getFast());
   bool hasGuards = succeeded(guards) && !guards->norms.empty();
@@ -340,7 +347,7 @@ SmallVector<std::pair<Value, Use>> tiling::latentOperands(flare::SweepOp sweep, 
     emitted.push_back(&fast);
   if (versioned && !llvm::is_contained(emitted, &safe) && !(onlyFast && hasGuards))
     emitted.push_back(&safe);
-  OperandWalk walk{half, {}, {}, {}};
+  OperandWalk walk{half, config, {}, {}, {}};
   for (Region *r : emitted)
     for (Operation &op : r->front())
       if (reduces(&op))

@@ -125,5 +125,8 @@ std::optional<Scaled> scaledStored(Value v, Type half);
 
 /// The latent operands, each in every form and place in which the versions that are emitted meet it. With rows = n these are
 /// parked: one stash entry each. `onlyFast`: those of the fast version, where there is one.
-SmallVector<std::pair<Value, Use>> latentOperands(flare::SweepOp sweep, Type half, bool onlyFast = false);
+SmallVector<std::pair<Value, Use>> latentOperands(flare::SweepOp sweep, Type half, tile::ConfigAttr config, bool onlyFast = false);
+
+/// Where an operand is kept: scores and what they are contracted with read one copy on the host, and as columns of groups (nvvm/Warpgroup.cpp).
+Use keptFor(Use use, tile::ConfigAttr config, bool host);
 } // namespace flarec::tiling
