@@ -109,34 +109,51 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       signalPassFailure();
   }
 
+  /// Null: it cannot be run.
+  tile::ConfigAttr withGroups(const Demand &d, flare::SweepOp sweep, int64_t workers, int64_t minBlocks, int64_t tile, int64_t stages, int64_t unroll, StringRef park = "shared") {
+    auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
+    int64_t groups = d.tokenRows ? 1 : (blocksOf(d.latents) + workers - 1) / workers;
+    auto config = tile::ConfigAttr::get(&getContext(), d.tokenRows ? Index::n : Index::m, tile, 1, groups, workers, tile::blockSize, stages, unroll,
+                                        gpuLimits(target)->multiprocessors * minBlocks, text("mma"), text(exponentials(d)), text(park), minBlocks, 1, text("wgmma"));
+    std::string why;
+    return succeeded(feasible(config, sweep, target, why)) ? config : tile::ConfigAttr();
+  }
+
   /// Groups of four workers multiply together where channels are many: their instructions do twice the work a cycle, and right operands are read once for four
   /// workers (bench/LOG.md). Null: they don't, or cannot.
   tile::ConfigAttr grouped(const Demand &d, flare::SweepOp sweep) {
     int64_t blocks = blocksOf(d.latents);
-    bool wide = d.channels >= 64, many = d.channels == 32 && blocks >= 16;
-    if (target != "sm_90a" || !d.half || d.f16 || d.weights != 1 || d.joint || d.scoreTerms > 2 || !(wide || (many && d.attends)) || (!d.tokenRows && blocks < 3))
+    bool wide = d.channels >= 64, many = d.channels == 32 && blocks >= 16 && d.attends, narrow = d.channels <= 64;
+    if (target != "sm_90a" || !d.half || d.f16 || d.joint || d.weights != 1 || !(wide || many))
       return {};
-    auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
-    int64_t warps = d.channels <= 64 ? 16 : 8; // of 128 registers, or 255
-    for (int64_t minBlocks : {4, 2, 1}) {
-      int64_t workers = warps / minBlocks, unroll = std::gcd<int64_t>(4, blocks), groups = 1, tile = workers * tile::blockSize, stages = 2;
-      if (!d.tokenRows) {
-        // 128 latents a block, or 64 where there are no more.
-        if (workers != (blocks > 4 ? 8 : 4))
-          continue;
-        groups = (blocks + workers - 1) / workers;
-        unroll = 4;
-        tile = 64;
-        stages = 3;
-      } else if (workers < (d.channels <= 64 ? 8 : 4)) {
-        continue; // tiles that small wait too long for each other
-      }
-      auto config = tile::ConfigAttr::get(&getContext(), d.tokenRows ? Index::n : Index::m, tile, 1, groups, workers, tile::blockSize, stages, unroll,
-                                          gpuLimits(target)->multiprocessors * minBlocks, text("mma"), text(exponentials(d)), text("shared"), minBlocks, 1, text("wgmma"));
-      if (std::string why; succeeded(feasible(config, sweep, target, why)))
-        return config;
+    // 16 workers of a multiprocessor with 128 registers, or 8 with 255 where there are more channels, or more products of them a score.
+    bool one = d.scoreTerms <= 2;
+    int64_t warps = one && narrow ? 16 : 8;
+    if (!d.tokenRows) {
+      // 128 latents a block, or 64 where there are no more.
+      int64_t workers = blocks > 4 && (one || !narrow) ? 8 : 4;
+      if (blocks < 3)
+        return {};
+      if (one)
+        return withGroups(d, sweep, workers, warps / workers, 64, 3, 4);
+      return withGroups(d, sweep, workers, warps / workers, narrow ? 64 : 32, narrow || workers == 4 ? 2 : 3, narrow ? 4 : 2);
     }
+    if (!one)
+      return {};
+    // Where tiles are smaller they wait too long for each other.
+    for (int64_t workers = narrow ? 8 : 4; workers <= warps; workers *= 2)
+      if (auto config = withGroups(d, sweep, workers, warps / workers, workers * tile::blockSize, 2, std::gcd<int64_t>(4, blocks)))
+        return config;
     return {};
+  }
+
+  /// Latents that fast memory has no room for come by in pages, which groups share.
+  tile::ConfigAttr inPages(const Demand &d, flare::SweepOp sweep) {
+    if (target != "sm_90a" || !d.half || d.f16 || d.joint || d.channels < 32)
+      return {};
+    bool narrow = d.channels <= 64, one = d.weights == 1 && d.scoreTerms <= 2;
+    int64_t workers = one && narrow ? 16 : one || narrow ? 8 : 4;
+    return withGroups(d, sweep, workers, 1, workers * tile::blockSize, 2, one || narrow ? std::gcd<int64_t>(2, blocksOf(d.latents)) : 1, "none");
   }
 
   /// Latent operands as columns lie in shared memory where that leaves room for enough warps: those of fast bodies alone are worth it where 8 are left.
@@ -147,6 +164,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
     auto config = gpu(d, sweep, "shared");
     if (!d.tokenRows || !d.latents || (parkedExactly(sweep, "shared") <= sharedForParking() * 3 / 4 && warps(config) >= 4))
       return config;
+    if (auto pages = inPages(d, sweep))
+      return pages;
     config = gpu(d, sweep, "fast");
     if (d.safe && parkedExactly(sweep, "fast") <= sharedForParking() * 7 / 8 && warps(config) >= 8)
       return config;
@@ -264,7 +283,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       heads /= 2;
     auto config = [&] {
       if (!d.tokenRows && (units >= 4 || !d.attends || !d.half))
-        unroll = !d.half && !d.attends && d.scoreTerms <= 2 ? 1 : std::min<int64_t>(units == 4 && d.attends && d.half && !d.f16 ? 4 : 2, tile / 16);
+        unroll = !d.half && !d.attends && d.scoreTerms <= 2 ? 1 : std::min<int64_t>(units == 4 && d.half && !d.f16 ? 4 : 2, tile / 16);
       return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
                                    limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks, sharers, text("mma"));
     };

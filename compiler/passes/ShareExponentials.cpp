@@ -106,7 +106,7 @@ struct SinkScale : OpRewritePattern<MulOp> {
   LogicalResult dotOfRows(MulOp op, PatternRewriter &r) const {
     for (auto [f, t] : {std::pair(op.getA(), op.getB()), std::pair(op.getB(), op.getA())}) {
       auto dot = t.getDefiningOp<ContractOp>();
-      if (!dot || dot.getOver() != Index::d || indices(f) != indices(t))
+      if (!dot || dot.getOver() != Index::d || isPair(t) || indices(f) != indices(t))
         continue;
       Value scaled = MulOp::create(r, op.getLoc(), f, dot.getA());
       r.replaceOpWithNewOp<ContractOp>(op, scaled, dot.getB(), Index::d);

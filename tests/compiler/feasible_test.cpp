@@ -126,7 +126,9 @@ const Rule rules[] = {
     {"sm_100a", "bf16", "mixer_forward", 0, "workers = 4, worker_rows = 16, heads = 1, matrix = \"wgmma\"", "but sm_100a has no matrix instructions of warpgroups"},
     {"sm_90a", "f32", "mixer_forward", 0, "workers = 4, worker_rows = 16, heads = 1, matrix = \"wgmma\"", "but f32 tokens are no operands of a 16-bit matrix instruction"},
     {"sm_90a", "bf16", "mixer_backward", 1, "heads = 1, workers = 4, tile = 128, matrix = \"wgmma\"", "but it contracts pairs over their rows, and a group's left operands are not transposed"},
-    {"sm_90a", "bf16", "mixer_forward", 1, "heads = 1, workers = 4, tile = 128, park = \"none\", matrix = \"wgmma\"", "but park = none, and right operands are read from fast memory"},
+    {"sm_90a", "bf16", "mixer_forward", 1, "heads = 1, workers = 4, tile = 128, park = \"fast\", matrix = \"wgmma\"", "but park = \"fast\", and groups read either all latents' operands from fast memory or pages of them"},
+    {"sm_90a", "f16", "mixer_forward", 1, "heads = 1, workers = 4, tile = 128, park = \"none\", matrix = \"wgmma\"", "but park = \"none\", and pages of latents come by for bf16 tokens"},
+    {"sm_90a", "bf16", "mixer_forward", 1, "heads = 2, workers = 4, tile = 128, park = \"none\", matrix = \"wgmma\"", "of one head (heads = 1)"},
     // Room.
     {"sm_90a", "bf16", "mixer_forward", 0, "tile = 65536", "bytes of shared memory and has 232448 on sm_90a; use fewer heads, stages or a smaller tile"},
     {"sm_80", "bf16", "mixer_forward", 0, "tile = 2048, unroll = 1", "bytes of shared memory and has 101376 on sm_80"},

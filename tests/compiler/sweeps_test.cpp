@@ -92,7 +92,7 @@ TEST(Sweeps, DecodeAlone) {
 TEST(Sweeps, TooManyAccumulatorsGetASweepOfTheirOwn) {
   // 512 · 32 elements of dq do not fit beside dk and dv, not even shared out among workers; 256 · 32 do, and 128 · 32 of f16.
   Program p = planned(mixer(512, 32, "bf16"), "*");
-  EXPECT_EQ(sweepsOf(p.function("mixer_backward")), (Plan{{3, 0, 1, 1, 0}, {5, 2, 0, 1, 2}, {5, 0, 1, 1, 2}}));
+  EXPECT_EQ(sweepsOf(p.function("mixer_backward")), (Plan{{3, 0, 1, 1, 0}, {5, 3, 0, 1, 2}, {5, 0, 1, 1, 2}})); // Σ_d dy·y is stored for dq
   for (auto [m, type, sweeps] : {std::tuple(256, "bf16", 2u), {256, "f16", 3u}, {128, "f16", 2u}, {128, "f32", 3u}}) {
     p = planned(mixer(m, 32, type), "*");
     EXPECT_EQ(sweepsOf(p.function("mixer_backward")).size(), sweeps) << m << type;
@@ -117,8 +117,8 @@ TEST(Sweeps, RowsThatRegistersDoNotHoldGetASweepEach) {
       writes.push_back({s.writes, s.reductions});
     return writes;
   };
-  // dz; dk and dv; dq. dk and dv of 16 tokens are 128 registers a lane at 128 channels.
-  decltype(plan(1, 1, "")) together = {{0, 1}, {2, 0}, {0, 1}}, apart = {{0, 1}, {1, 0}, {1, 0}, {0, 1}};
+  // dz; dk, dv and Σ_d dy·y; dq. dk and dv of 16 tokens are 128 registers a lane at 128 channels.
+  decltype(plan(1, 1, "")) together = {{0, 1}, {3, 0}, {0, 1}}, apart = {{0, 1}, {2, 0}, {1, 0}, {0, 1}};
   EXPECT_EQ(plan(128, 95, "bf16"), together);
   EXPECT_EQ(plan(128, 96, "bf16"), apart);
   // Operands of f16 and f32 take twice the registers.

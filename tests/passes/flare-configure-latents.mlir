@@ -38,16 +38,16 @@ func.func @most(%q: !flare.tensor<m=4096, d=8, bf16>, %k: !flare.tensor<n, d=8, 
   return %y : !flare.tensor<n, d=8, bf16>
 }
 
-// 128 channels of 16 latents fill a worker's registers; dk and dv of 16 tokens fill them too, so each has a sweep. Groups of four workers multiply together in all but
-// those that have more than one product of scores, or token values that are made on the way.
+// 128 channels of 16 latents fill a worker's registers; dk and dv of 16 tokens fill them too, so each has a sweep. Groups of four workers multiply together, and what
+// dk multiplies by comes in pages.
 // CHECK-LABEL: func.func @wide_forward
 // CHECK: rows = m, {{.*}} row_groups = 1, workers = 8, worker_rows = 16, {{.*}} matrix = "wgmma"
 // CHECK: rows = n, {{.*}} workers = 4, worker_rows = 16, {{.*}} matrix = "wgmma"
 // CHECK-LABEL: func.func @wide_backward
 // CHECK: rows = m, {{.*}} row_groups = 1, workers = 8, worker_rows = 16, {{.*}} matrix = "wgmma"
-// CHECK: rows = n, {{.*}} worker_rows = 16, {{.*}} -> !flare.tensor<n, d=128, bf16> {
-// CHECK: rows = n, {{.*}} worker_rows = 16, {{.*}} -> !flare.tensor<n, d=128, bf16> {
-// CHECK: rows = m, {{.*}} row_groups = 2, workers = 4, worker_rows = 16, {{.*}} -> !flare.tensor<m=100, d=128, f32> {
+// CHECK: rows = n, {{.*}} worker_rows = 16, {{.*}} park = "none", {{.*}} matrix = "wgmma"> -> !flare.tensor<n, d=128, bf16>, !flare.tensor<n, f32> {
+// CHECK: rows = n, {{.*}} worker_rows = 16, {{.*}} park = "shared", {{.*}} matrix = "wgmma"> -> !flare.tensor<n, d=128, bf16> {
+// CHECK: rows = m, {{.*}} row_groups = 1, workers = 8, worker_rows = 16, {{.*}} matrix = "wgmma"> -> !flare.tensor<m=100, d=128, f32> {
 func.func @wide(%q: !flare.tensor<m=100, d=128, bf16>, %k: !flare.tensor<n, d=128, bf16>, %v: !flare.tensor<n, d=128, bf16>, %scale: f32) -> !flare.tensor<n, d=128, bf16> {
   %z, %lse_encode = flare.encode %q, %k, %v scale %scale : !flare.tensor<m=100, d=128, bf16>, !flare.tensor<n, d=128, bf16>, !flare.tensor<n, d=128, bf16> -> !flare.tensor<m=100, d=128, f32>, !flare.tensor<m=100, f32>
   %y, %lse_decode = flare.decode %k, %q, %z scale %scale : !flare.tensor<n, d=128, bf16>, !flare.tensor<m=100, d=128, bf16>, !flare.tensor<m=100, d=128, f32> -> !flare.tensor<n, d=128, bf16>, !flare.tensor<n, f32>

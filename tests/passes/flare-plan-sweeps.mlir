@@ -43,6 +43,24 @@ func.func @both(%k: !nd, %q: !md) -> (!zd, !flare.tensor<n, d=8, f32>) {
   return %dq, %dk : !zd, !flare.tensor<n, d=8, f32>
 }
 
+// What both need of a token alone, as a sum over its channels, the first one stores: the second reads a number.
+// SPLIT-LABEL: func.func @dots
+// SPLIT: %[[R:.*]]:2 = flare.sweep -> !flare.tensor<n, d=8, f32>, !flare.tensor<n, f32> {
+// SPLIT: %[[DOT:.*]] = flare.contract %arg0, %arg2 over d
+// SPLIT: flare.yield %{{.*}}, %[[DOT]] :
+// SPLIT: flare.sweep -> !flare.tensor<m=4, d=8, f32> {
+// SPLIT-NOT: %arg2
+// SPLIT: flare.sub %{{.*}}, %[[R]]#1
+// SPLIT: return
+func.func @dots(%k: !nd, %q: !md, %w: !nd) -> (!zd, !flare.tensor<n, d=8, f32>) {
+  %x = flare.contract %k, %q over d : !nd, !md
+  %dot = flare.contract %k, %w over d : !nd, !nd
+  %s = flare.sub %x, %dot : !nm, !flare.tensor<n, f32>
+  %dq = flare.contract %s, %k over n : !nm, !nd
+  %dk = flare.contract %s, %q over m : !nm, !md
+  return %dq, %dk : !zd, !flare.tensor<n, d=8, f32>
+}
+
 // A sum over n, or a contraction with a vector, has its rows on the latents: no map beside it.
 // CHECK-LABEL: func.func @sums
 // CHECK: flare.sweep -> !flare.tensor<n, d=8, f32> {

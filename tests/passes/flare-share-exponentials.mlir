@@ -90,6 +90,32 @@ func.func @product(%k: !nd, %q: !md, %a: !flare.tensor<n, f32>, %b: !flare.tenso
   return %r : !flare.tensor<n, d=8, f32>
 }
 
+// With rows on the latents a token's factor stays with the pairs; a latent's goes to its channels.
+// CHECK-LABEL: func.func @rows_on_latents(
+// CHECK: %[[T:.*]] = flare.contract %arg0, %arg1 over d
+// CHECK: %[[E:.*]] = flare.exp2 %[[T]] : <n, m=4, f32>
+// CHECK: %[[F:.*]] = flare.mul %{{.*}}, %[[T]] : <n, f32>, <n, m=4, f32>
+// CHECK: %[[G:.*]] = flare.mul %{{.*}}, %arg1 : <m=4, f32>, <m=4, d=8, bf16>
+// CHECK: %[[U:.*]] = flare.contract %[[G]], %arg0 over d
+// CHECK: %[[S:.*]] = flare.add %[[F]], %[[U]]
+// CHECK: flare.mul %[[E]], %[[S]]
+// CHECK: } safe {
+func.func @rows_on_latents(%k: !nd, %q: !md, %a: !flare.tensor<n, f32>, %b: !flare.tensor<m=4, f32>) -> !flare.tensor<m=4, d=8, f32> {
+  %r = flare.sweep -> !flare.tensor<m=4, d=8, f32> {
+    %x = flare.contract %k, %q over d : !nd, !md
+    %xa = flare.sub %x, %a : !nm, !flare.tensor<n, f32>
+    %p = flare.exp2 %xa : !nm
+    %pt = flare.mul %p, %x : !nm, !nm
+    %xb = flare.sub %x, %b : !nm, !flare.tensor<m=4, f32>
+    %w = flare.exp2 %xb : !nm
+    %wt = flare.mul %w, %x : !nm, !nm
+    %s = flare.add %pt, %wt : !nm, !nm
+    %z = flare.contract %s, %k over n : !nm, !nd
+    flare.yield %z : !flare.tensor<m=4, d=8, f32>
+  }
+  return %r : !flare.tensor<m=4, d=8, f32>
+}
+
 // On a GPU operands times a factor are two addends: with many channels that takes longer than an exponential.
 // NARROW-LABEL: func.func @two(
 // NARROW: } safe {
