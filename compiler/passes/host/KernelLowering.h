@@ -247,6 +247,7 @@ struct KernelLowering : Emit {
   void step(Body &body, Phase &p, Value first, SmallVector<Registers> &state);
   void prefetchAhead(Body &body);
   Value column(Value v, int64_t c, int64_t d);
+  Value opaque(Value p);
   Value betweenAt(Value v, int64_t c);
   void lowerPair(Operation *op);
   Registers masked(tile::MaskOp op, const Registers &x, Value fill);

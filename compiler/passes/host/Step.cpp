@@ -71,6 +71,14 @@ void KernelLowering::prefetchAhead(Body &body) {
   }
 }
 
+/// The same pointer, as if it came from elsewhere. A multiply-add whose operand is at base + index is split in two by the processor's front end (Intel 64 and IA-32
+/// Architectures Optimization Reference Manual, "Micro-fusion"), so there is to be no index.
+Value KernelLowering::opaque(Value p) {
+  return LLVM::InlineAsmOp::create(b, loc, p.getType(), p, "", "=r,0", false, false, LLVM::tailcallkind::TailCallKind::None,
+                                   LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr())
+      .getResult(0);
+}
+
 /// Number d of column c of the step, in all lanes.
 Value KernelLowering::column(Value v, int64_t c, int64_t d) {
   if (auto k = v.getDefiningOp<tile::ConstantOp>())
@@ -79,7 +87,7 @@ Value KernelLowering::column(Value v, int64_t c, int64_t d) {
     const Columns &t = it->second;
     Value &at = tableAt[t.base];
     if (!at)
-      at = offset(t.base, mul(firstColumn, t.rowBytes));
+      at = opaque(offset(t.base, mul(firstColumn, t.rowBytes)));
     return splat(load(f32(), offset(at, c * t.rowBytes + t.offset + 4 * d), 4));
   }
   Operation *op = v.getDefiningOp();

@@ -57,7 +57,12 @@ void KernelLowering::several(tile::PairsOp op, Value first, int64_t count, int64
   auto further = [&](Value x, int64_t c) { return matchPattern(x, m_ConstantInt(&known)) ? c32(known.getSExtValue() + c) : add(x, c); };
   bool raises = llvm::any_of(op.getRegion().front(), [](Operation &o) { return bool(raiseOf(o)); });
   bool masks = !fullTile && op.getRows() == Index::m && !op.getRegion().front().getOps<tile::MaskOp>().empty();
-  bool broad = llvm::any_of(op.getInits(), [](Value v) { return tileType(v).getD() >= 32; });
+  bool half = llvm::any_of(op.getIns().getTypes(), [](Type t) {
+    auto stage = dyn_cast<tile::StageType>(t);
+    auto tile = dyn_cast<TileType>(t);
+    return (stage && isHalf(stage.getElement())) || (tile && isHalf(tile.getElement()));
+  });
+  bool broad = half && llvm::any_of(op.getInits(), [](Value v) { return tileType(v).getD() >= 32; });
   // Of more columns registers hold no more; one alone is worth it for masks of tokens.
   int64_t most = hasGroups() ? count : broad && rowBlocks <= 2 ? 2 : 1;
   if ((hasGroups() || masks || (raises && (most > 1 || op.getRows() == Index::m))) && goTogether(op)) {

@@ -83,7 +83,7 @@ void KernelLowering::locate(Copy &c, Value i) {
 }
 
 Copies KernelLowering::planCopies(tile::StreamOp op) {
-  constexpr int64_t mostInLine = 8; // of a tensor; more are a loop, which takes little longer to run and much less to compile
+  const int64_t mostInLine = aligned ? 8 : 1; // of a tensor; more are a loop, which takes little longer to run and much less to compile, and holds no addresses
   Copies copies;
   int64_t threads = config.getThreads();
   for (auto [v, s] : llvm::zip(op.getTokens(), slots)) {
