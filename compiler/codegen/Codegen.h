@@ -86,6 +86,7 @@ llvm::Expected<std::string> emitPtx(const llvm::Module &module,
 /// A kernel and a PTX module that holds it alone.
 struct KernelPtx {
   std::string name, ptx;
+  double milliseconds;
 };
 
 /// Each kernel as a PTX module of its own, generated in parallel: drivers assemble such modules in parallel too. The text does

@@ -6,7 +6,6 @@
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/Module.h"
 #include "llvm/Support/MemoryBuffer.h"
-#include "llvm/Transforms/Utils/Cloning.h"
 #include <atomic>
 #include <chrono>
 #include <pthread.h>
@@ -24,15 +23,24 @@ std::string bitcodeOf(const Module &module) {
   return bitcode;
 }
 
-/// The module with one function's body only, as bitcode.
-std::string only(const Module &module, const Function &kernel) {
-  ValueToValueMapTy map;
-  std::unique_ptr<Module> part = CloneModule(
-      module, map, [&](const GlobalValue *v) { return !isa<Function>(v) || v == &kernel; });
-  for (Function &f : make_early_inc_range(*part))
+/// The module of `bitcode` with one function's body only; no other's is read.
+Expected<std::unique_ptr<Module>> only(StringRef bitcode, StringRef kernel, LLVMContext &context) {
+  auto part = getLazyBitcodeModule(MemoryBufferRef(bitcode, kernel), context);
+  if (!part)
+    return part.takeError();
+  for (Function &f : **part)
+    if (f.isMaterializable() && f.getName() != kernel)
+      f.deleteBody();
+  if (Error e = (*part)->materializeAll())
+    return std::move(e);
+  for (Function &f : make_early_inc_range(**part))
     if (f.isDeclaration() && f.use_empty())
       f.eraseFromParent();
-  return bitcodeOf(*part);
+  return part;
+}
+
+double millisecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
 /// work(i) for i in [0, count), on as many threads as there are processors, this one among them. The first error of the lowest number.
@@ -67,20 +75,22 @@ Error inParallel(size_t count, function_ref<Error(size_t)> work) {
 Expected<std::vector<KernelPtx>> flarec::emitPtxByKernel(const Module &module, const GpuTarget &target) {
   initialiseTargets();
   std::vector<KernelPtx> kernels;
-  std::vector<std::string> parts;
   for (const Function &f : module)
-    if (!f.isDeclaration() && f.getCallingConv() == CallingConv::PTX_Kernel) {
-      kernels.push_back({f.getName().str(), ""});
-      parts.push_back(only(module, f));
-    }
+    if (!f.isDeclaration() && f.getCallingConv() == CallingConv::PTX_Kernel)
+      kernels.push_back({f.getName().str(), "", 0});
+  std::string bitcode = bitcodeOf(module);
   auto emit = [&](size_t i) -> Error {
+    auto start = std::chrono::steady_clock::now();
     LLVMContext context;
-    auto part = parseBitcodeFile(MemoryBufferRef(parts[i], kernels[i].name), context);
+    auto part = only(bitcode, kernels[i].name, context);
     if (!part)
       return part.takeError();
-    return emitPtx(**part, target).moveInto(kernels[i].ptx);
+    if (Error e = emitPtx(**part, target).moveInto(kernels[i].ptx))
+      return e;
+    kernels[i].milliseconds = millisecondsSince(start);
+    return Error::success();
   };
-  if (Error e = inParallel(parts.size(), emit))
+  if (Error e = inParallel(kernels.size(), emit))
     return std::move(e);
   return kernels;
 }
@@ -103,7 +113,7 @@ Expected<std::vector<HostLibrary>> flarec::emitHostLibraries(const Module &modul
       return object.takeError();
     if (Error e = linkShared(*object, exportedSymbols).moveInto(library.bytes))
       return e;
-    library.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    library.milliseconds = millisecondsSince(start);
     return Error::success();
   };
   if (Error e = inParallel(libraries.size(), emit))

@@ -432,6 +432,7 @@ struct Compiler {
           return kernels.takeError();
         std::map<std::string, int64_t> blobOf;
         for (KernelPtx &k : *kernels) {
+          times.push_back({"  of it " + k.name + ", in parallel", k.milliseconds});
           blobOf[k.name] = int64_t(code.size());
           addBlob(k.ptx + '\0', llvm::json::Object{{"kind", "ptx"}});
         }
