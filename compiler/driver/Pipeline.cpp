@@ -17,7 +17,7 @@ std::vector<Stage> flarec::pipeline(const PipelineOptions &o) {
       {"tile", "flare-to-tile" + target + ",tile-assign-layouts" + target + ",tile-park,cse"},
       // Kernel by kernel, which the pass manager does in parallel.
       {host ? "vectors" : "nvvm", lower + ",llvm.func(cse,canonicalize,convert-scf-to-cf),convert-cf-to-llvm,"
-                                          "llvm.func(convert-arith-to-llvm,reconcile-unrealized-casts,canonicalize)"},
+                                          "llvm.func(convert-arith-to-llvm,reconcile-unrealized-casts)"},
   };
 }
 
