@@ -156,7 +156,10 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
   double atOnce = columns ? std::min(allColumns, double(columns)) : allColumns;
   // wgmma's products are under way together: four columns at once spill at 128
   // registers, eight at 168.
-  if (auto matrix = c.find("matrix"); matrix != c.end() && matrix->second == "wgmma")
+  auto matrix = c.find("matrix");
+  bool grouped = matrix != c.end() && matrix->second == "wgmma";
+  bool paged = grouped && tokenRows && c.at("park") == "none";
+  if (grouped)
     p.registers += 6 * std::max(0.0, atOnce - 2) * double(field(c, "worker_rows", 32)) / 32;
   double spill = std::max(0.0, p.registers + 6 - limit);
   double spills = 1 + 0.02 * spill;
@@ -179,6 +182,8 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
   // Workers of a head wait for one another at each tile, and groups of rows fetch
   // the same tokens.
   waits *= 1 + 0.015 * std::log2(workers) + 0.05 * std::log2(groups);
+  // A block waits for each page of latents (8, 32, 1024 decode: 16.5 cycles, and 15.3 where they lie there).
+  waits *= paged ? 1.08 : 1;
   // Products wait where few columns are under way: 5 % with one of latents beside
   // eight, 1 % with one of tokens. Not those of f32, which registers limit.
   if (shape.dtype != DType::F32)
@@ -207,7 +212,7 @@ Prediction gpu(const Machine &machine, const SweepFacts &facts,
   if (keptParked > firstCache)
     parkedTime = std::max(parkedTime, parked / std::min(workers, 2.0) / (2 * machine.bandwidth));
   double launches = machine.launch * (counts.merged ? 2 : 1);
-  if (of(counts.pairs, "parked") > 0)
+  if (paged || of(counts.pairs, "parked") > 0)
     launches += machine.launch; // of who parks
   // Merges read all partial results with few blocks.
   double merge = counts.merged ? partial / (0.4 * machine.bandwidth) : 0;

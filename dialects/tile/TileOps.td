@@ -120,7 +120,8 @@ def Tile_StashOp : Tile_Op<"stash", [SingleBlock]> {
   let description = [{
     The body computes 16 latents' worth from the latents' first one (its argument); workers share the blocks out. All of
     it is readable after the op. Where `column_workers` share the columns out, the results are each worker's part. `memory`: what does not fit fast memory lies in
-    a tensor of the workspace, a row for each 16 latents, which `tile-park` adds. The op stands in two kernels then: the `park` kernel computes, the `sweep` reads.
+    a tensor of the workspace, a row for each 16 latents, which `tile-park` adds. The op stands in two kernels then: the `park` kernel computes, the `sweep` reads. What groups of
+    workers multiply by lies there page after page, as they want it in fast memory (`StashPlan` in passes/Registers.h).
 
     ```mlir
     func.func @stash(%q: !flare.tensor<m=20, d=8, bf16>) {
