@@ -3,6 +3,10 @@
 #include <bit>
 #include <cstring>
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 using namespace flarec;
 
 namespace {
@@ -50,6 +54,47 @@ void addBlock(std::array<uint32_t, 8> &state, const uint8_t *block) {
     state[i] += sums[i];
 }
 
+#ifdef __x86_64__
+/// The same for many blocks, by the processor's own instructions (Intel SHA
+/// Extensions), four rounds at once: an artefact's megabyte takes a
+/// millisecond instead of six, which would be most of a warm start.
+__attribute__((target("sha,sse4.1"))) void
+addBlocks(std::array<uint32_t, 8> &state, const uint8_t *data, size_t count) {
+  const __m128i bigEndian = _mm_set_epi8(12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6,
+                                         7, 0, 1, 2, 3);
+  auto [a, b, c, d, e, f, g, h] = state;
+  __m128i abef = _mm_set_epi32(int(a), int(b), int(e), int(f));
+  __m128i cdgh = _mm_set_epi32(int(c), int(d), int(g), int(h));
+  for (; count; --count, data += 64) {
+    __m128i w[4], abefBefore = abef, cdghBefore = cdgh;
+    for (int i = 0; i < 4; ++i)
+      w[i] = _mm_shuffle_epi8(
+          _mm_loadu_si128(reinterpret_cast<const __m128i *>(data) + i),
+          bigEndian);
+    for (int i = 0; i < 16; ++i) {
+      __m128i &w0 = w[i % 4], w1 = w[(i + 1) % 4], w2 = w[(i + 2) % 4],
+              w3 = w[(i + 3) % 4];
+      __m128i k = _mm_loadu_si128(
+          reinterpret_cast<const __m128i *>(roundConstants) + i);
+      __m128i sum = _mm_add_epi32(w0, k);
+      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
+      if (i < 12)
+        w0 = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(w0, w1),
+                                                _mm_alignr_epi8(w3, w2, 4)),
+                                  w3);
+    }
+    abef = _mm_add_epi32(abef, abefBefore);
+    cdgh = _mm_add_epi32(cdgh, cdghBefore);
+  }
+  alignas(16) uint32_t feba[4], hgdc[4];
+  _mm_store_si128(reinterpret_cast<__m128i *>(feba), abef);
+  _mm_store_si128(reinterpret_cast<__m128i *>(hgdc), cdgh);
+  state = {feba[3], feba[2], hgdc[3], hgdc[2],
+           feba[1], feba[0], hgdc[1], hgdc[0]};
+}
+#endif
+
 } // namespace
 
 Sha256 flarec::sha256(std::string_view bytes) {
@@ -58,8 +103,15 @@ Sha256 flarec::sha256(std::string_view bytes) {
                                    0x1f83d9ab, 0x5be0cd19};
   auto *data = reinterpret_cast<const uint8_t *>(bytes.data());
   size_t whole = bytes.size() / 64 * 64, rest = bytes.size() - whole;
-  for (size_t i = 0; i < whole; i += 64)
-    addBlock(state, data + i);
+  size_t done = 0;
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("sha")) {
+    addBlocks(state, data, whole / 64);
+    done = whole;
+  }
+#endif
+  for (; done < whole; done += 64)
+    addBlock(state, data + done);
 
   // The rest, a one bit, zeros, and the length in bits: one block or two.
   uint8_t tail[128] = {};
