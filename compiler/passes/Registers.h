@@ -86,8 +86,16 @@ inline int64_t mergeRows(tile::KernelOp kernel) {
 }
 
 /// Workers of a block on a GPU in kernels that run over latents instead of tokens. Merges wait for memory, so they have many; sweeps of many channels leave them few
-/// splits.
-inline int64_t mergeWorkers(tile::KernelOp kernel) { return kernel.getKind() == "park" || mergeRows(kernel) <= 4 ? 8 : 16; }
+/// splits, and of many latents fewer still: no more workers than there are parts of 8 heads, which is what FLARE's models have, since idle ones keep other blocks out.
+inline int64_t mergeWorkers(tile::KernelOp kernel) {
+  int64_t most = kernel.getKind() == "park" || mergeRows(kernel) <= 4 ? 8 : 16;
+  if (auto program = kernel->getParentOfType<tile::ProgramOp>(); program && kernel.getKind() == "merge")
+    for (auto sweep : program.getOps<tile::KernelOp>())
+      if (tile::ConfigAttr c = sweep.getConfigAttr(); sweep.getKind() == "sweep" && sweep.getSweep() == kernel.getSweep() && c.getRows() == flare::Index::m)
+        while (most > 2 && most * c.getRowGroups() * std::max<int64_t>(1, 8 / c.getHeads()) > c.getBlocks())
+          most /= 2;
+  return most;
+}
 
 /// Of a block on a GPU.
 inline int64_t threadsOf(tile::KernelOp kernel) {
