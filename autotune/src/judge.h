@@ -11,7 +11,7 @@ namespace flarec::autotune {
 class Judge {
 public:
   /// Makes the references, which takes a while.
-  Judge(DType dtype, int64_t heads, int64_t latents, int64_t channels);
+  Judge(DType dtype, int64_t allHeads, int64_t latents, int64_t channels);
 
   /// Puts what is needed on the bench. `heuristic`: the kernels of each sweep
   /// that candidates are put among; what errors they have others may have too.
@@ -35,6 +35,7 @@ private:
   std::string compare(Check &check, const std::string &name, bool first);
 
   DType dtype;
+  int64_t heads;
   std::vector<Check> checks;
   std::vector<Trial> heuristic;
 };

@@ -21,13 +21,26 @@ const Function &Trial::function() const {
 }
 
 Trial Trial::launchedAs(const Configuration &configuration) const {
+  return launchedIn(
+      [&](const SweepSpec &) { return field(configuration, "blocks", 1); });
+}
+
+Trial Trial::inTwoRanges(int64_t heads) const {
+  return launchedIn([&](const SweepSpec &sweep) {
+    return 2 * sweep.rowGroups * ((heads + sweep.heads - 1) / sweep.heads);
+  });
+}
+
+Trial Trial::launchedIn(
+    const std::function<int64_t(const SweepSpec &)> &blocks) const {
   const Artefact &artefact = module->artefact();
   Manifest manifest = artefact.manifest();
   FunctionSpec &function = manifest.functions.front();
   for (const KernelSpec &kernel : function.kernels)
-    if (kernel.grid == Grid::Sweep)
-      function.sweeps[size_t(kernel.sweep)].blocks =
-          field(configuration, "blocks", 1);
+    if (kernel.grid == Grid::Sweep) {
+      SweepSpec &sweep = function.sweeps[size_t(kernel.sweep)];
+      sweep.blocks = blocks(sweep);
+    }
   std::vector<std::string> code;
   for (size_t i = 0; i < manifest.code.size(); ++i)
     code.emplace_back(artefact.code(i));

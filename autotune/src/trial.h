@@ -5,6 +5,7 @@
 #include "flarec/autotune/tables.h"
 #include "measure.h"
 
+#include <functional>
 #include <span>
 
 namespace flarec::autotune {
@@ -18,8 +19,14 @@ public:
   const Function &function() const;
   /// The same kernels, launched in as many blocks as this configuration has.
   Trial launchedAs(const Configuration &configuration) const;
+  /// The same, launched so that the tokens are cut into two ranges for `heads`
+  /// heads: each block has many tiles then, however few the tokens.
+  Trial inTwoRanges(int64_t heads) const;
 
 private:
+  Trial
+  launchedIn(const std::function<int64_t(const SweepSpec &)> &blocks) const;
+
   std::shared_ptr<Module> module;
 };
 

@@ -445,6 +445,11 @@ def main():
 
         for d, m, n, dtype, scores, scale in cases(args):
             check("", args.yardstick[dtype], d, m, n, DTYPES[dtype], scores, scale)
+        # So many tokens that each block has several tiles: code that only goes wrong from the second one on was seen.
+        if args.device == "cuda":
+            for d, dtype in itertools.product(args.head_dims, args.dtypes):
+                for m in (128, 64, 256):
+                    check(" long", args.yardstick[dtype], d, m, 70001, DTYPES[dtype], 1.0, batch=1, heads=1)
         d = args.head_dims[-1]
         # Scales other than 1, where a forgotten one shows, and latents of each batch's own.
         for dtype, scale, shared in itertools.product(args.dtypes, (d**-0.5, -0.7, 0.0), (True, False)):

@@ -1,5 +1,6 @@
 """Keeps count of the inner loops: compiles the mixers of loops.json, assembles their sweeps, disassembles that, and compares the instructions of each fast body's
-innermost loop, per 32 scores (one score of every lane), with what the file says. So a change of code generation shows what it costs without a GPU.
+innermost loop, per 32 scores (one score of every lane), with what the file says. So a change of code generation shows what it costs without a GPU. Beside that it
+looks for products of warpgroups whose operand ptxas has lost.
 
     loops.py --compiler build/lib/libflarec_compiler.so            compare
     loops.py --compiler … --update                                 write today's counts into loops.json
@@ -79,8 +80,12 @@ def measure(case, library):
         configs = [next(remaining) for _ in function["sweeps"]]
         for kernel in function["kernels"]:
             if kernel["grid"] == "sweep":
-                code = sass.parse(sass.disassemble(blobs[kernel["code"]], case["target"]))[kernel["symbol"]]
-                kernels[kernel["symbol"]] = count(code, configs[kernel["sweep"]], case["latents"])
+                for symbol, blob in {(v["symbol"], v.get("code", kernel["code"])) for v in [kernel, *kernel["variants"]]}:
+                    code = sass.parse(sass.disassemble(blobs[blob], case["target"]))[symbol]
+                    if lost := sass.lost_operands(code):
+                        raise RuntimeError(f"{symbol} multiplies by registers that hold something else from the second turn of a loop on: {lost[0]}")
+                    if symbol == kernel["symbol"]:
+                        kernels[symbol] = count(code, configs[kernel["sweep"]], case["latents"])
     return kernels
 
 

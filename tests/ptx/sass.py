@@ -77,6 +77,42 @@ def loops(code):
     return sorted(found, key=lambda r: (r[0], -r[1]))
 
 
+def registers_written(x):
+    """Numbers of the vector registers that an instruction writes, all that its form may write."""
+    m = re.match(r"(?:@!?U?P\w+\s+)?(\S+)\s+(?:[U!]*P\w+,\s*)*R(\d+)\b", x.text)
+    if not m or x.kind in ("ST", "STG", "STS", "STL", "LDGSTS", "BAR", "ISETP", "FSETP", "R2UR", "RED", "ATOMS", "BRA", "PLOP3", "VOTE", "WARPSYNC"):
+        return range(0)
+    width = 1
+    if x.kind == "HGMMA":
+        width = int(re.search(r"HGMMA\.64x(\d+)x16", x.opcode)[1]) // 2
+    elif x.kind == "HMMA":
+        width = 4
+    elif x.kind == "LDSM":
+        width = int(x.opcode.rsplit(".", 1)[1]) if x.opcode.rsplit(".", 1)[1].isdigit() else 1
+    elif ".128" in x.opcode:
+        width = 4
+    elif ".64" in x.opcode or ".WIDE" in x.opcode or (x.kind == "CS2R" and ".32" not in x.opcode):
+        width = 2
+    return range(int(m[2]), int(m[2]) + width)
+
+
+def lost_operands(code):
+    """Products of warpgroups whose left operand is none: in a loop it is only written behind the product, so that every turn but the first reads what the one before
+    has left there. ptxas (13.0, and the driver's of 580) was seen to do so with an operand that stays the same in all turns, where a kernel has 255 registers."""
+    found = []
+    for first, last in loops(code):
+        written = {}  # register: where first
+        for i in range(first, last + 1):
+            if isinstance(code[i], Instruction):
+                for r in registers_written(code[i]):
+                    written.setdefault(r, i)
+        for i in range(first, last + 1):
+            if isinstance(code[i], Instruction) and code[i].kind == "HGMMA" and (m := re.search(r"HGMMA\S+ R\d+, R(\d+), gdesc", code[i].text)):
+                if any(written.get(r, -1) > i for r in range(int(m[1]), int(m[1]) + 4)):
+                    found.append(code[i].text)
+    return found
+
+
 # Cycles of a quarter of a multiprocessor; 1 where none is given.
 CYCLES = {"LOP3": 2, "PRMT": 2, "F2FP": 2, "FMNMX": 2, "LEA": 2, "SHF": 2, "SEL": 2, "IMNMX": 2, "MUFU": 1, "MOVM": 1}
 
