@@ -36,9 +36,10 @@ const std::vector<double> &sizeOf(const Results &r, const std::string &name) {
 } // namespace
 
 Judge::Judge(DType dtype, int64_t allHeads, int64_t latents, int64_t channels)
-    : dtype(dtype), heads(std::min<int64_t>(allHeads, 4)) {
+    // Of many latents fewer heads, and more tokens: three tiles mostly.
+    : dtype(dtype), heads(std::min<int64_t>(allHeads, latents < 512 ? 4 : 1)) {
   int64_t tokens =
-      std::clamp<int64_t>(300000 / (heads * latents), 150, 1500) | 1;
+      std::clamp<int64_t>(300000 / (heads * latents), 300, 1500) | 1;
   double big = 40 / std::sqrt(double(channels));
   for (auto [scale, ratio] : {std::pair(1.0, 1.3), std::pair(big, 1.5)}) {
     Check &check = checks.emplace_back();
@@ -57,7 +58,7 @@ Judge::Judge(DType dtype, int64_t allHeads, int64_t latents, int64_t channels)
 
 void Judge::start(Bench &bench, std::vector<Trial> trials) {
   for (const Trial &trial : trials)
-    heuristic.push_back(trial.inTwoRanges(heads));
+    heuristic.push_back(trial.inOneRange(heads));
   for (Check &check : checks) {
     check.bed.emplace(bench, check.data, dtype, check.data.heads,
                       check.data.tokens);
@@ -112,7 +113,7 @@ std::string Judge::wrong(const std::map<size_t, Trial> &candidates) {
   // Errors were seen that only a block's second tile has.
   std::map<size_t, Trial> instead;
   for (auto &[sweep, trial] : candidates)
-    instead.emplace(sweep, trial.inTwoRanges(heads));
+    instead.emplace(sweep, trial.inOneRange(heads));
   bool forward = std::any_of(instead.begin(), instead.end(), [](auto &entry) {
     return isForward(entry.second);
   });

@@ -25,9 +25,9 @@ Trial Trial::launchedAs(const Configuration &configuration) const {
       [&](const SweepSpec &) { return field(configuration, "blocks", 1); });
 }
 
-Trial Trial::inTwoRanges(int64_t heads) const {
+Trial Trial::inOneRange(int64_t heads) const {
   return launchedIn([&](const SweepSpec &sweep) {
-    return 2 * sweep.rowGroups * ((heads + sweep.heads - 1) / sweep.heads);
+    return sweep.rowGroups * ((heads + sweep.heads - 1) / sweep.heads);
   });
 }
 

@@ -19,9 +19,9 @@ public:
   const Function &function() const;
   /// The same kernels, launched in as many blocks as this configuration has.
   Trial launchedAs(const Configuration &configuration) const;
-  /// The same, launched so that the tokens are cut into two ranges for `heads`
-  /// heads: each block has many tiles then, however few the tokens.
-  Trial inTwoRanges(int64_t heads) const;
+  /// The same, launched so that for `heads` heads each block has all tokens:
+  /// several tiles, though there are few tokens.
+  Trial inOneRange(int64_t heads) const;
 
 private:
   Trial

@@ -193,6 +193,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       minBlocks = registers <= few ? 2 : registers <= some ? 3 : 2;
     };
     int64_t parked = 0; // bytes a head
+    // A few bytes of spills around the loops cost less than what avoids them, as an H100 says. Where nobody has measured there are none.
+    bool spare = target != "sm_90a";
     if (!d.tokenRows) {
       // Operands of scores (split in two, f32 ones as TF32), accumulators, sums and references.
       perBlock = units * (d.half ? 2 : 4) * d.scoreTerms + units * 4 * d.weights + (d.half ? 7 : 12) * d.attends + 2 * d.vectors;
@@ -221,7 +223,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         --workers;
       while (groups > 1 && (groups - 1) * workers * workerRows >= latents)
         --groups;
-      classify(fixed + perBlock * workerRows / 16, narrow ? 140 : broad ? 0 : 104, d.half || d.attends || units > 1 ? 160 : 190);
+      classify(fixed + perBlock * workerRows / 16, spare && d.f16 && d.attends ? 96 : narrow ? 140 : broad ? 0 : 104, d.half || d.attends || units > 1 ? 160 : 190);
       heads = std::max<int64_t>(1, warps / workers);
     } else {
       bool decode = d.weights == 1 && !d.columnState, bf16 = d.half && !d.f16;
@@ -229,6 +231,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       fixed = d.weights > 1 ? (d.half ? d.columnState ? 145 : 110 : 162) + 16 * (units - 1) : (d.half ? 70 : 110) + 16 * (units - 1);
       if (decode && bf16 && units == 8) // 16 warps of 128 registers are enough
         fixed = 104;
+      if (decode && d.half && units == 1 && spare)
+        fixed = 128;
       // Accumulators [m,d] of more than 256 · 8 elements are shared out, among as few workers as hold them: of 8 channels beside two blocks of rows, which
       // 128 · 8 each leave room for (schedules.md, "Large M").
       int64_t state = d.columnState * latents * units;
@@ -284,7 +288,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       heads /= 2;
     auto config = [&] {
       if (!d.tokenRows && (units >= 4 || !d.attends || !d.half))
-        unroll = !d.half && !d.attends && d.scoreTerms <= 2 ? 1 : std::min<int64_t>(units == 4 && d.half && !d.f16 ? 4 : 2, tile / 16);
+        unroll = !d.half && d.scoreTerms <= 2 && (!d.attends || spare) ? 1 : std::min<int64_t>(units == 4 && d.half && !d.f16 ? 4 : 2, tile / 16);
       return tile::ConfigAttr::get(ctx, d.tokenRows ? Index::n : Index::m, tile, heads, groups, workers, workerRows, stages, unroll,
                                    limits.multiprocessors * minBlocks, text(d.half ? "mma" : "add"), text(exponentials(d)), text(park), minBlocks, sharers, text("mma"));
     };

@@ -169,7 +169,10 @@ struct Planner {
 
   /// Numbers Σ_d a·b of tokens, such as the backward's Σ_d dy·y, that two sweeps of a stage make: the first one stores them. With rows on the latents
   /// each of a token's many workers would go through its channels again.
+  /// Not of packed sequences: what is stored has a place for every token in each of them.
   void storeSharedDots(MutableArrayRef<SmallVector<Value>> groups, const IRMapping &map) {
+    if (llvm::any_of(func.getArguments(), [](Value a) { return typeOf(a) && typeOf(a).isRange(); }))
+      return;
     SmallVector<llvm::SetVector<Value>> dots(groups.size());
     for (auto [group, found] : llvm::zip(groups, dots)) {
       llvm::SetVector<Value> work(group.begin(), group.end());

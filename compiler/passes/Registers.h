@@ -51,22 +51,25 @@ struct StashPlan {
   StashPlan(tile::StashOp op, tile::ConfigAttr config, int64_t first = 0) : blocks(blocksOf(op.getLatents())) {
     auto isRight = [&](tile::TileType t) { return config.hasGroups() && t.getD(); };
     auto types = llvm::map_to_vector(op.getRegion().front().getTerminator()->getOperands(), [](mlir::Value v) { return mlir::cast<tile::TileType>(v.getType()); });
-    int64_t paged = 0;
+    int64_t paged = 0, repeat = 1;
     for (tile::TileType t : types)
       if (isRight(t))
         paged += tile::blockSize * t.getD() * bytesOf(t.getElement());
     pageBlocks = op.getMemory() && paged ? flarec::pageBlocks(blocks, config.getUnroll(), paged) : blocks;
     for (tile::TileType t : types) {
       swizzles.emplace_back();
-      offsets.push_back(isRight(t) ? pageBytes : blockBytes);
       if (isRight(t)) {
-        swizzles.back().emplace(pageBlocks * tile::blockSize, t.getD());
-        pageBytes = roundUp(pageBytes + swizzles.back()->bytes(), Swizzle::alignment);
+        Swizzle &s = swizzles.back().emplace(pageBlocks * tile::blockSize, t.getD());
+        offsets.push_back(roundUp(pageBytes, s.repeat()));
+        pageBytes = offsets.back() + s.bytes();
+        repeat = std::max(repeat, s.repeat());
       } else {
         Layout l = layoutOf(t);
+        offsets.push_back(blockBytes);
         blockBytes += int64_t(l.registerCount()) * l.distinctLanes() * bytesOf(t.getElement());
       }
     }
+    pageBytes = roundUp(pageBytes, repeat);
     firstPage = first + blocks * blockBytes;
     if (paged)
       firstPage = roundUp(firstPage, Swizzle::alignment);

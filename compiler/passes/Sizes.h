@@ -31,16 +31,20 @@ struct Swizzle {
   int64_t rowBytes() const { return 16 * width; }
   int64_t atomBytes() const { return rows * rowBytes(); }
   int64_t bytes() const { return rows * 16 * chunks; }
+  /// After so many bytes the pattern repeats, so what lies so starts at a multiple of it.
+  int64_t repeat() const { return 8 * rowBytes(); }
   /// Chunk c of row r is where chunk c ^ ((r >> shift) & (width - 1)) of an atom's row would be.
   int64_t shift() const { return 3 - std::countr_zero(uint64_t(width)); }
 };
 
-/// Blocks of 16 latents, with `blockBytes` of operands each, in a page: as many as fast memory has room for beside staged tokens, in whole steps of `unroll` blocks.
+/// Blocks of 16 latents, with `blockBytes` of operands each, in a page: as many as are 24 KB, of which three leave room for staged tokens, in whole steps of `unroll` blocks and
+/// whole pages.
 inline int64_t pageBlocks(int64_t blocks, int64_t unroll, int64_t blockBytes) {
   constexpr int64_t most = 24 * 1024;
-  int64_t page = unroll ? unroll : blocks;
-  while (blocks % (2 * page) == 0 && 2 * page * blockBytes <= most)
-    page *= 2;
+  int64_t step = unroll ? unroll : blocks, page = step;
+  for (int64_t more = step; more <= blocks && more * blockBytes <= most; more += step)
+    if (blocks % more == 0)
+      page = more;
   return page;
 }
 /// In fast memory: one that is worked on, and two on their way or just done with.

@@ -6,6 +6,16 @@
 // RUN: sed -E 's/m=32, d=[0-9]{3,}, f32/m=32, d=64, f32/g' %t/3-tile.mlir > %t-tile.mlir
 // RUN: not flarec compile --head-dim 32 --latents 512 --grad --target sm_90a --from-stage %t-tile.mlir -o %t.flare 2>&1 | FileCheck %s --check-prefix=SIZE
 
+// Columns at once that a page is no multiple of.
+// RUN: sed 's/unroll 2/unroll 3/' %t/3-tile.mlir > %t-tile.mlir
+// RUN: not flarec compile --head-dim 32 --latents 512 --grad --target sm_90a --from-stage %t-tile.mlir -o %t.flare 2>&1 | FileCheck %s --check-prefix=STEP
+// What is stored for grad_q of one sequence would have a place for all tokens in each packed one.
+// RUN: flarec compile --head-dim 32 --latents 512 --grad --ragged --target sm_90a --emit sweeps | FileCheck %s --check-prefix=PACKED
+
+// STEP: 'tile.pairs' op takes 3 of 32 blocks of columns at once; pages of 4 blocks come by, 8 of them, once for each tile
+// PACKED: func.func @mixer_backward
+// PACKED: -> !flare.tensor<n, d=32, bf16>, !flare.tensor<n, d=32, bf16> {
+
 // Scores and what weights are contracted with read the same operand.
 // TILE-LABEL: tile.program @mixer_backward
 // TILE: tile.kernel @park_2 "park" sweep 1 config <rows = n, {{.*}} park = "none", {{.*}} matrix = "wgmma">

@@ -303,6 +303,7 @@ struct KernelLowering : Emit {
     Value memory;                 // where the head's lie
     Value slot;                   // of the ring, where the tile's first page is (i32)
     Value address, first;         // of the page at hand: where it is, and its first block of columns (i32)
+    int64_t met;                  // tile.pairs that read them, in the body at hand
   };
   std::optional<Pages> pages;
   void sendForPage(Value page, Value slot);

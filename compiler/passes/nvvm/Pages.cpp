@@ -30,6 +30,7 @@ void KernelLowering::beginPages() {
 }
 
 void KernelLowering::pagesOfTile(Value tilesBefore) {
+  pages->met = 0;
   pages->slot = rem(mul(narrow(tilesBefore), pages->count % pagesAtOnce), pagesAtOnce);
 }
 

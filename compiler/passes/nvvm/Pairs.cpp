@@ -34,7 +34,7 @@ void KernelLowering::emit(tile::StashOp op) {
       stashes[r].memory = base;
     if (kernel.getKind() == "sweep") { // a kernel before this one has filled it
       if (plan.pageBytes)
-        pages = Pages{plan.pageBlocks, plan.pageBytes, plan.blocks / plan.pageBlocks, offset(base, plan.firstPage), {}, {}, {}};
+        pages = Pages{plan.pageBlocks, plan.pageBytes, plan.blocks / plan.pageBlocks, offset(base, plan.firstPage), {}, {}, {}, 0};
       return;
     }
     block = add(narrow(mul(rowGroup, mergeWorkers(kernel))), worker);
@@ -150,6 +150,11 @@ void KernelLowering::emit(tile::PairsOp op) {
   int64_t unroll = op.getUnroll() == 0 || columnState ? colBlocks : std::min<int64_t>(op.getUnroll(), colBlocks);
   int64_t looped = colBlocks / unroll * unroll;
   if (pages && llvm::any_of(op.getIns(), [&](Value v) { return stashes.contains(v) && stashes[v].swizzle; })) {
+    if (pages->blocks % unroll || pages->blocks * pages->count != colBlocks || pages->met++) {
+      status = op.emitOpError() << "takes " << unroll << " of " << colBlocks << " blocks of columns at once; pages of " << pages->blocks << " blocks come by, " << pages->count
+                                << " of them, once for each tile: leave unroll and the number of tile.pairs as they were, or edit an earlier stage";
+      return;
+    }
     paged(op, unroll, rowBlocks, state);
     for (auto [r, s] : llvm::zip(op.getResults(), state))
       tiles[r] = s;

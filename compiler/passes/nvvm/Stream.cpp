@@ -317,6 +317,8 @@ void KernelLowering::emit(tile::StreamOp op) {
     tf32.clear();
     fullTile = mayRun && onlyFull; // as the guards of fast bodies have asked
     lowerBlock(work);
+    if (pages && succeeded(status) && pages->met != 1)
+      status = op.emitOpError("has a body without a tile.pairs over the pages of latents that come by for each tile");
     fullTile = false;
     tf32.clear();
     if (failed(status))
