@@ -109,6 +109,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       signalPassFailure();
   }
 
+  /// May groups multiply, of bf16 tokens and with rows that are not summed?
+  bool mayGroup(const Demand &d) { return target == "sm_90a" && d.half && !d.f16 && !d.joint; }
+
   /// Null: it cannot be run.
   tile::ConfigAttr withGroups(const Demand &d, flare::SweepOp sweep, int64_t workers, int64_t minBlocks, int64_t tile, int64_t stages, int64_t unroll, StringRef park = "shared") {
     auto text = [&](StringRef s) { return StringAttr::get(&getContext(), s); };
@@ -124,7 +127,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   tile::ConfigAttr grouped(const Demand &d, flare::SweepOp sweep) {
     int64_t blocks = blocksOf(d.latents);
     bool wide = d.channels >= 64, many = d.channels == 32 && blocks >= 16 && d.attends, narrow = d.channels <= 64;
-    if (target != "sm_90a" || !d.half || d.f16 || d.joint || d.weights != 1 || !(wide || many))
+    if (!mayGroup(d) || d.weights != 1 || !(wide || many))
       return {};
     // 16 workers of a multiprocessor with 128 registers, or 8 with 255 where there are more channels, or more products of them a score.
     bool one = d.scoreTerms <= 2;
@@ -150,7 +153,7 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
 
   /// Latents that fast memory has no room for come by in pages, which groups share.
   tile::ConfigAttr inPages(const Demand &d, flare::SweepOp sweep) {
-    if (target != "sm_90a" || !d.half || d.f16 || d.joint || d.channels < 32)
+    if (!mayGroup(d) || d.channels < 32)
       return {};
     bool narrow = d.channels <= 64, one = d.weights == 1 && d.scoreTerms <= 2;
     int64_t workers = one && narrow ? 16 : one || narrow ? 8 : 4;

@@ -64,20 +64,11 @@ static bool isSwizzled(tile::ConfigAttr config, Value token) {
 
 /// Three pages of what groups multiply by (StashPlan in passes/Registers.h).
 static int64_t bytesOfPages(tile::ConfigAttr config, flare::SweepOp sweep) {
-  int64_t blockBytes = 0, bytes = 0, repeat = 1, blocks = blocksOf(latentsOf(sweep));
-  auto each = [&](function_ref<void(Value)> see) {
-    for (auto &[v, use] : latentOperands(sweep, halfOf(sweep, false), config))
-      if (use.role != Role::Vector)
-        see(v);
-  };
-  auto swizzle = [&](Value v, int64_t ofBlocks) { return Swizzle(ofBlocks * tile::blockSize, padded(typeOf(v).getChannels(), false)); };
-  each([&](Value v) { blockBytes += swizzle(v, 1).bytes(); });
-  each([&](Value v) {
-    Swizzle s = swizzle(v, pageBlocks(blocks, config.getUnroll(), blockBytes));
-    bytes = roundUp(bytes, s.repeat()) + s.bytes();
-    repeat = std::max(repeat, s.repeat());
-  });
-  return roundUp(bytes, repeat) * pagesAtOnce;
+  SmallVector<int64_t> channels;
+  for (auto &[v, use] : latentOperands(sweep, halfOf(sweep, false), config))
+    if (use.role != Role::Vector)
+      channels.push_back(padded(typeOf(v).getChannels(), false));
+  return PageLayout(pageBlocks(blocksOf(latentsOf(sweep)), config.getUnroll(), channels), channels).bytes * pagesAtOnce;
 }
 
 int64_t flarec::sharedBytes(tile::ConfigAttr config, flare::SweepOp sweep) {

@@ -43,7 +43,7 @@ inline bool isRightOperand(mlir::Value v) {
 /// from global memory one page after the other comes to fast memory while a tile of tokens is worked on, in fast memory itself all is one page.
 struct StashPlan {
   int64_t blocks, blockBytes = 0;
-  int64_t pageBlocks, pageBytes = 0;
+  int64_t pageBlocks, pageBytes;
   int64_t firstPage, end;             // bytes
   llvm::SmallVector<int64_t> offsets; // of each operand in a block, or in a page
   llvm::SmallVector<std::optional<Swizzle>> swizzles;
@@ -51,27 +51,27 @@ struct StashPlan {
   StashPlan(tile::StashOp op, tile::ConfigAttr config, int64_t first = 0) : blocks(blocksOf(op.getLatents())) {
     auto isRight = [&](tile::TileType t) { return config.hasGroups() && t.getD(); };
     auto types = llvm::map_to_vector(op.getRegion().front().getTerminator()->getOperands(), [](mlir::Value v) { return mlir::cast<tile::TileType>(v.getType()); });
-    int64_t paged = 0, repeat = 1;
+    llvm::SmallVector<int64_t> channels; // of what is in pages
     for (tile::TileType t : types)
       if (isRight(t))
-        paged += tile::blockSize * t.getD() * bytesOf(t.getElement());
-    pageBlocks = op.getMemory() && paged ? flarec::pageBlocks(blocks, config.getUnroll(), paged) : blocks;
+        channels.push_back(t.getD());
+    pageBlocks = op.getMemory() && !channels.empty() ? flarec::pageBlocks(blocks, config.getUnroll(), channels) : blocks;
+    PageLayout page(pageBlocks, channels);
+    pageBytes = page.bytes;
+    auto *offset = page.offsets.begin();
     for (tile::TileType t : types) {
       swizzles.emplace_back();
       if (isRight(t)) {
-        Swizzle &s = swizzles.back().emplace(pageBlocks * tile::blockSize, t.getD());
-        offsets.push_back(roundUp(pageBytes, s.repeat()));
-        pageBytes = offsets.back() + s.bytes();
-        repeat = std::max(repeat, s.repeat());
+        swizzles.back().emplace(pageBlocks * tile::blockSize, t.getD());
+        offsets.push_back(*offset++);
       } else {
         Layout l = layoutOf(t);
         offsets.push_back(blockBytes);
         blockBytes += int64_t(l.registerCount()) * l.distinctLanes() * bytesOf(t.getElement());
       }
     }
-    pageBytes = roundUp(pageBytes, repeat);
     firstPage = first + blocks * blockBytes;
-    if (paged)
+    if (pageBytes)
       firstPage = roundUp(firstPage, Swizzle::alignment);
     end = firstPage + blocks / pageBlocks * pageBytes;
   }

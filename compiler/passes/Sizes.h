@@ -37,11 +37,31 @@ struct Swizzle {
   int64_t shift() const { return 3 - std::countr_zero(uint64_t(width)); }
 };
 
-/// Blocks of 16 latents, with `blockBytes` of operands each, in a page: as many as are 24 KB, of which three leave room for staged tokens, in whole steps of `unroll` blocks and
+/// Operands of 16 bits in a page, one behind the other, each as `Swizzle` says.
+struct PageLayout {
+  int64_t bytes = 0;
+  llvm::SmallVector<int64_t> offsets;
+
+  /// `blocks` of 16 latents; of each operand its channels.
+  PageLayout(int64_t blocks, llvm::ArrayRef<int64_t> channels) {
+    int64_t repeat = 1;
+    for (int64_t c : channels) {
+      Swizzle s(blocks * tile::blockSize, c);
+      offsets.push_back(roundUp(bytes, s.repeat()));
+      bytes = offsets.back() + s.bytes();
+      repeat = std::max(repeat, s.repeat());
+    }
+    bytes = roundUp(bytes, repeat);
+  }
+};
+
+/// Blocks of 16 latents, with operands of so many channels, in a page: as many as are 24 KB, of which three leave room for staged tokens, in whole steps of `unroll` blocks and
 /// whole pages.
-inline int64_t pageBlocks(int64_t blocks, int64_t unroll, int64_t blockBytes) {
+inline int64_t pageBlocks(int64_t blocks, int64_t unroll, llvm::ArrayRef<int64_t> channels) {
   constexpr int64_t most = 24 * 1024;
-  int64_t step = unroll ? unroll : blocks, page = step;
+  int64_t step = unroll ? unroll : blocks, page = step, blockBytes = 0;
+  for (int64_t c : channels)
+    blockBytes += Swizzle(tile::blockSize, c).bytes();
   for (int64_t more = step; more <= blocks && more * blockBytes <= most; more += step)
     if (blocks % more == 0)
       page = more;

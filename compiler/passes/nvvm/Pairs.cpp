@@ -246,20 +246,17 @@ void KernelLowering::paged(tile::PairsOp op, int64_t unroll, int64_t rowBlocks, 
 
 // Hundreds of additions to one sum lose more bits than there are to lose in f32: a sum of `chunk` columns starts at zero and is added to the others' after that.
 void KernelLowering::columns(tile::PairsOp op, int64_t from, int64_t chunk, int64_t looped, int64_t unroll, int64_t rowBlocks, SmallVector<Registers> &state) {
-  auto flat = [&] { return flattened(state); };
-  auto take = [&](ValueRange from) { unflatten(from, state); };
-  auto loop = [&](Value first, Value last, int64_t step, function_ref<void(Value)> body) { columnLoop(first, last, step, state, body); };
   auto unrolled = [&](Value first) { several(op, first, unroll, rowBlocks, state); };
   if (chunk == looped)
-    return loop(c32(from), c32(looped), unroll, unrolled);
-  loop(c32(from), c32(looped), chunk, [&](Value first) {
-    Registers before = flat();
-    take(Registers(before.size(), cf(0)));
-    loop(first, min(add(first, chunk), c32(looped)), unroll, unrolled);
+    return columnLoop(c32(from), c32(looped), unroll, state, unrolled);
+  columnLoop(c32(from), c32(looped), chunk, state, [&](Value first) {
+    Registers before = flattened(state);
+    unflatten(Registers(before.size(), cf(0)), state);
+    columnLoop(first, min(add(first, chunk), c32(looped)), unroll, state, unrolled);
     Registers sum;
-    for (auto [x, y] : llvm::zip(before, flat()))
+    for (auto [x, y] : llvm::zip(before, flattened(state)))
       sum.push_back(fadd(x, y));
-    take(sum);
+    unflatten(sum, state);
   });
 }
 

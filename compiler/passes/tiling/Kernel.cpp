@@ -229,7 +229,7 @@ SmallVector<Value> SweepBuilder::finish(Region &region, Version &version) {
       }
     OpBuilder::InsertionGuard guard(b);
     if (early)
-      b.setInsertionPoint(version.pairs);
+      b.setInsertionPoint(pairs);
     Value t = storage.tensor.lookup(sweep.getResult(i));
     auto firstRow = [&] { return arith::AddIOp::create(b, loc, n0, workerRow); };
     if (!early && !at)
