@@ -5,7 +5,7 @@ Times are medians of CUDA events (or of the wall clock on the CPU) over interlea
 views of [B, N, H*D]. On a GPU they are of its own work: calls are queued while it is busy with something else. --calls times single calls, the host's time included.
 
   bench/mixer.py --device cuda                 the shapes of docs and README
-  bench/mixer.py --device cpu --threads 2
+  bench/mixer.py --device cpu --threads 2      with the least of all rounds beside the medians
   bench/mixer.py --shapes 8,8,128,1048576 --dtype bf16
 """
 import argparse
@@ -95,7 +95,8 @@ def measure(args, h, d, m, n, dtype, backends=tuple(BACKENDS)):
                 s.forward.append(timed(dev, lambda: s.run(queries, k, v, g, False), args.calls))
             s.both.append(timed(dev, lambda: s.run(queries, k, v, g, True), args.calls))
     return {"H": h, "D": d, "M": m, "N": n, "dtype": str(dtype).removeprefix("torch."),
-            "sides": {s.name: {"forward": statistics.median(s.forward), "forward+backward": statistics.median(s.both)} for s in sides if not s.failed},
+            "sides": {s.name: {"forward": statistics.median(s.forward), "forward+backward": statistics.median(s.both), "least": [min(s.forward), min(s.both)]}
+                      for s in sides if not s.failed},
             "failed": {s.name: s.failed for s in sides if s.failed}}
 
 
@@ -104,7 +105,7 @@ def best(row, what):
     return min(((name, times[what]) for name, times in row["sides"].items() if name != "flarec"), key=lambda x: x[1], default=(None, math.nan))
 
 
-def show(row):
+def show(row, device):
     ours = row["sides"].get("flarec")
     line = f"H{row['H']:<3} D{row['D']:<3} M{row['M']:<5} N{row['N']:<8} {row['dtype']:<9}"
     if ours:
@@ -114,6 +115,9 @@ def show(row):
         if name and ours:
             line += f" | {what}: best SDPA {ms:8.3f} ({name}), {ms / ours[what]:5.2f}x"
     print(line, flush=True)
+    if device == "cpu" and len(row["sides"]) == 2:  # a shared machine's medians are its neighbours' too
+        (a, b), (x, y) = (row["sides"][name]["least"] for name in ("flarec", "SDPA"))
+        print(f"    least: flarec {a:.3f} / {b:.3f}, SDPA {x:.3f} / {y:.3f}: {x / a:.2f}x, {y / b:.2f}x", flush=True)
     for name, why in row["failed"].items():
         print(f"    {name}: {why[:200]}", flush=True)
 
@@ -143,7 +147,7 @@ def main():
     rows = []
     for shape in shapes:
         rows.append(measure(args, *shape, dtype))
-        show(rows[-1])
+        show(rows[-1], args.device)
     if args.json:
         with open(args.json, "w") as f:
             json.dump({"device": what, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "rows": rows}, f, indent=1)

@@ -226,11 +226,13 @@ static Expected<std::string> emitHost(const Module &module, HostIsa isa,
   std::string result;
   auto body = [&](Module &copy) -> Error {
     Expected<std::unique_ptr<TargetMachine>> machine =
-        prepare(copy, {"x86_64-unknown-linux-gnu", cpu, "", Triple::x86_64,
-                       Reloc::PIC_});
+        // Every processor with AVX-512 has PREFETCHW, which x86-64-v4 lacks.
+        prepare(copy, {"x86_64-unknown-linux-gnu", cpu,
+                       isa == HostIsa::Avx512 ? "+prfchw" : "",
+                       Triple::x86_64, Reloc::PIC_});
     if (!machine)
       return machine.takeError();
-// A function's form for one instruction set takes its place or goes.
+    // A function's form for one instruction set takes its place or goes.
     for (Function &function : make_early_inc_range(copy)) {
       if (!function.getName().ends_with(".avx512"))
         continue;
@@ -240,7 +242,7 @@ static Expected<std::string> emitHost(const Module &module, HostIsa isa,
       else
         function.eraseFromParent();
     }
-        // Nothing is preempted: no detour through the GOT to what is defined here.
+    // Nothing is preempted: no detour through the GOT to what is defined here.
     for (GlobalValue &value : copy.global_values())
       if (!value.isDeclaration())
         value.setDSOLocal(true);

@@ -24,16 +24,21 @@
 // CHECK-NEXT: %[[TOP:.*]] = tile.add %[[MAX]], %[[ROOM]]
 // CHECK-NEXT: tile.max {{.*}}%[[TOP]]
 
-// Decode: references from the tokens' norms, looked at afterwards. Three eighths, of M = 16 and D = 8; less 4.
+// Decode: references from the tokens' norms, not tried where they are too large, and judged by the sums afterwards. Three eighths, of M = 16 and D = 8; less 4.
 // CHECK: tile.reduce "add" {{.*}} over d
 // CHECK: tile.log2
 // CHECK: %[[NORM:.*]] = tile.exp2
 // CHECK: tile.constant -4.000000e+00
+// CHECK: %[[TRY:.*]] = tile.within {{.*}} from -4.000000e+00
+// CHECK-NEXT: %[[TRIED:.*]]:4 = scf.if %[[TRY]]
 // CHECK: tile.exp2 bounded
-// CHECK: tile.within {{.*}} from 3.906250e-03 to 1.2{{.*}}+30
-// CHECK: tile.within {{.*}} from -4.000000e+00
-// CHECK: scf.if
+// CHECK: %[[GOOD:.*]] = tile.within {{.*}} from 3.906250e-03 to 1.2{{.*}}+30
+// CHECK-NEXT: scf.yield %[[GOOD]]
 // CHECK: } else {
+// CHECK-NEXT: scf.yield %false
+// CHECK: scf.if %[[TRIED]]#0
+// CHECK-NEXT: scf.yield %[[TRIED]]#1
+// CHECK-NEXT: } else {
 // CHECK: tile.overflows
 
 // Backward: one product of f16 for each of SDPA's.

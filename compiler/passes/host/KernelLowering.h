@@ -194,7 +194,7 @@ struct KernelLowering : Emit {
   void blocksOfOps(ArrayRef<Operation *> ops, const DenseMap<Value, SmallVector<Parked>> &homes);
   void fillStash();
   Registers tileBody(Value n0, const Registers &flags);
-  SmallVector<Rows> ahead; // rows of tokens that this head works on in its next turn
+  SmallVector<std::pair<Rows, bool>> ahead; // rows of tokens that this head works on in its next turn, and whether it writes them
   void lookAhead(Value n0);
   void settle(Value v, const Parked &target);
   void emit(scf::IfOp op);
@@ -222,7 +222,7 @@ struct KernelLowering : Emit {
     SmallVector<Operation *> ops;
     SmallVector<unsigned> accumulators;
     int64_t step; // columns at once
-    bool first = false;
+    unsigned number = 0, of = 1; // among the phases
   };
 
   void emit(tile::PairsOp op);
@@ -245,7 +245,7 @@ struct KernelLowering : Emit {
   DenseMap<Value, Value> tableAt; // table → address of its row of the first column
 
   void step(Body &body, Phase &p, Value first, SmallVector<Registers> &state);
-  void prefetchAhead(Body &body);
+  void prefetchAhead(Body &body, const Phase &p);
   Value column(Value v, int64_t c, int64_t d);
   Value opaque(Value p);
   Value betweenAt(Value v, int64_t c);

@@ -91,7 +91,8 @@ void KernelLowering::emit(tile::PairsOp op) {
   if (failed(status))
     return;
   SmallVector<Phase> phases = phasesOf(body);
-  phases.front().first = true;
+  for (auto [i, p] : llvm::enumerate(phases))
+    p.number = i, p.of = phases.size();
   for (auto &[v, at] : body.between) {
     at = sharedAt;
     sharedAt += phaseColumns * vectorBytes;

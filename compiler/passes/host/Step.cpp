@@ -21,8 +21,8 @@ void KernelLowering::step(Body &body, Phase &p, Value first, SmallVector<Registe
   current = &body;
   tableAt.clear();
   numbers[body.block->getArgument(1)] = first;
-  if (p.first && !isSafe(body.op))
-    prefetchAhead(body);
+  if (!isSafe(body.op))
+    prefetchAhead(body, p);
   for (unsigned i : p.accumulators)
     if (!state[i].empty())
       tiles[body.accumulator(i)] = state[i];
@@ -54,19 +54,22 @@ void KernelLowering::step(Body &body, Phase &p, Value first, SmallVector<Registe
   tiles = saved;
 }
 
-/// Brings a few rows of the next turn's tokens to the second-level cache: this step's share, since the processor drops or stalls on more than some dozens at
-/// once. Rows of a head lie far apart, so the hardware foresees nothing.
-void KernelLowering::prefetchAhead(Body &body) {
+/// Brings a few rows of the next turn's tokens to the second-level cache: this step's share of this phase's tensors, since each waits in one of 16 line fill buffers until
+/// it has come, and what finds none free stalls. Rows of a head lie far apart, so the hardware foresees nothing.
+void KernelLowering::prefetchAhead(Body &body, const Phase &p) {
   constexpr int64_t line = 64;
   const int64_t count = config.getTile(), steps = body.rowBlocks * body.columnCount;
   Value done = rowBlock ? add(mul(rowBlock, body.columnCount), firstColumn) : firstColumn;
   Value row = div(mul(done, count), c64(steps));
-  for (const Rows &r : ahead) {
+  for (auto [i, tensor] : llvm::enumerate(ahead)) {
+    auto &[r, written] = tensor;
+    if (i % p.of != p.number)
+      continue;
     Value at = offset(r.base, mul(row, r.stride));
-    for (int64_t i = 0, few = (width * count + steps - 1) / steps; i < few; ++i) {
-      at = i ? offset(at, r.stride) : at;
+    for (int64_t j = 0, few = (width * count + steps - 1) / steps; j < few; ++j) {
+      at = j ? offset(at, r.stride) : at;
       for (int64_t d = 0, bytes = r.channels * bytesOf(r.element); d < bytes; d += line)
-        LLVM::Prefetch::create(b, loc, offset(at, d), 0, 2, 1);
+        LLVM::Prefetch::create(b, loc, offset(at, d), written, 2, 1);
     }
   }
 }

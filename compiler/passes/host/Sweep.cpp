@@ -252,10 +252,12 @@ Registers KernelLowering::tileBody(Value n0, const Registers &flags) {
 void KernelLowering::lookAhead(Value n0) {
   ahead.clear();
   llvm::SetVector<Value> read(stream.getTokens().begin(), stream.getTokens().end());
-  stream.walk([&](tile::StoreOp op) { read.insert(op.getTensor()); });
-  for (Value v : read)
-    if (const Tensor &t = tensors[v]; t.type.getTokens() && t.type.getChannels())
-      ahead.push_back(rowsOf(t, add(n0, config.getTile() * std::max<int64_t>(1, config.getStages()))));
+  llvm::SetVector<Value> written;
+  stream.walk([&](tile::StoreOp op) { written.insert(op.getTensor()); });
+  for (auto *values : {&read, &written})
+    for (Value v : *values)
+      if (const Tensor &t = tensors[v]; t.type.getTokens() && t.type.getChannels())
+        ahead.push_back({rowsOf(t, add(n0, config.getTile() * std::max<int64_t>(1, config.getStages()))), values == &written});
 }
 
 /// Copies a tile to where it must be, unless it is there.

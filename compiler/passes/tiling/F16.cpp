@@ -59,23 +59,43 @@ SmallVector<Value> SweepBuilder::emitEstimated(Region &region, const Guards &gua
     estimates[&op] = tile::AddOp::create(b, loc, number, times(bound, constant(share)), splat(number, -4));
     most[&op] = 120 * share / (1 + share);
   }
-  Version version = emitPairs(region, false, {}, &estimates);
-  Value good;
-  SmallVector<Value> all;
+  Value good; // a condition in the making
   auto demand = [&](Value x, double low, double high) {
     Value within = tile::WithinOp::create(b, loc, b.getI1Type(), x, b.getF32FloatAttr(low), b.getF32FloatAttr(high));
     good = good ? Value(arith::AndIOp::create(b, loc, good, within)) : within;
   };
-  for (auto [op, state] : llvm::zip(version.ops, version.state)) {
-    demand(tile::TotalOp::create(b, loc, state[1].getType(), state[1]), 0x1p-8, 0x1p+100);
-    demand(estimates[op], -4, most[op]);
-    llvm::append_range(all, state);
+  SmallVector<Type> types = {b.getI1Type()}; // did it work? Then the state
+  SmallVector<Value> none = {arith::ConstantOp::create(b, loc, b.getBoolAttr(false))};
+  for (Operation &op : region.front())
+    if (estimates.contains(&op)) {
+      demand(estimates[&op], -4, most[&op]);
+      llvm::append_range(types, stateTypes(&op));
+      llvm::append_range(none, initialState(&op));
+    }
+  // Not tried at all where it cannot work: large scores take one pass then, not two.
+  auto tried = scf::IfOp::create(b, loc, types, good, true);
+  Version version;
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToEnd(tried.thenBlock());
+    version = emitPairs(region, false, {}, &estimates);
+    good = {};
+    SmallVector<Value> all;
+    for (auto &state : version.state) {
+      demand(tile::TotalOp::create(b, loc, state[1].getType(), state[1]), 0x1p-8, 0x1p+100);
+      llvm::append_range(all, state);
+    }
+    all.insert(all.begin(), good);
+    scf::YieldOp::create(b, loc, all);
+    b.setInsertionPointToEnd(tried.elseBlock());
+    scf::YieldOp::create(b, loc, none);
   }
-  auto branch = scf::IfOp::create(b, loc, ValueRange(ArrayRef<Value>(all)).getTypes(), good, true);
+  version.begin = tried;
+  auto branch = scf::IfOp::create(b, loc, ArrayRef(types).drop_front(), tried.getResult(0), true);
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToEnd(branch.thenBlock());
-    scf::YieldOp::create(b, loc, all);
+    scf::YieldOp::create(b, loc, tried.getResults().drop_front());
     b.setInsertionPointToEnd(branch.elseBlock());
     SmallVector<Value> again;
     for (auto &state : emitPairs(region, true, {}, nullptr).state)

@@ -159,7 +159,7 @@ SweepBuilder::Version SweepBuilder::emitPairs(Region &region, bool safe, ValueRa
   tile::YieldOp::create(v.inner, loc, yields);
   auto pairsOp = tile::PairsOp::create(b, loc, ValueRange(v.inits).getTypes(), v.ins, v.inits, rows, config.getUnroll());
   pairsOp.getRegion().push_back(v.body);
-  version.pairs = pairsOp;
+  version.begin = pairsOp;
 
   // New state; a fast body has a constant reference.
   next = 0;
@@ -176,7 +176,7 @@ SweepBuilder::Version SweepBuilder::emitPairs(Region &region, bool safe, ValueRa
 
 SmallVector<Value> SweepBuilder::finish(Region &region, Version &version) {
   PairBody &v = *version.body;
-  auto &[body, pairs, ops, numCarried, state] = version;
+  auto &[body, begin, ops, numCarried, state] = version;
 
   SmallVector<SmallVector<int64_t>> owners(ops.size());
   if (config.getColumnWorkers() > 1) {
@@ -229,7 +229,7 @@ SmallVector<Value> SweepBuilder::finish(Region &region, Version &version) {
       }
     OpBuilder::InsertionGuard guard(b);
     if (early)
-      b.setInsertionPoint(pairs);
+      b.setInsertionPoint(begin);
     Value t = storage.tensor.lookup(sweep.getResult(i));
     auto firstRow = [&] { return arith::AddIOp::create(b, loc, n0, workerRow); };
     if (!early && !at)

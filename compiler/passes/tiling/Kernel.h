@@ -77,12 +77,13 @@ struct SweepBuilder {
   /// Pairs and their reductions; the state after them.
   struct Version {
     std::unique_ptr<struct PairBody> body;
-    tile::PairsOp pairs;
+    Operation *begin = nullptr; // what is made without pairs goes before it
     SmallVector<Operation *> ops; // reductions, carried ones first
     unsigned numCarried = 0;
     SmallVector<SmallVector<Value>> state; // of each
     Version() = default;
     Version(Version &&) = default;
+    Version &operator=(Version &&) = default;
     ~Version();
   };
   /// `estimates`: references of fast attentions, tiles of one number a row; null: the constant one.
