@@ -199,7 +199,7 @@ std::vector<Candidate> autotune::tryingOrder(const std::string &target,
                                              std::vector<Candidate> ranked) {
   // Near what the model is wrong by. Whole turns take the first 16 for structures
   // that it puts well behind: with them 22 of 25 recorded sweeps have one within
-  // 2 % of the best there, with this 24, with 0.004 to 0.012 too.
+  // 2 % of the best there, with this 23, and with 0.002 to 0.007.
   constexpr double turnCosts = 0.007;
   std::map<Configuration, size_t> taken; // of a structure
   std::vector<std::pair<double, size_t>> order;

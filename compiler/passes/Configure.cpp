@@ -196,7 +196,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       minBlocks = registers <= few ? 2 : registers <= some ? 3 : 2;
     };
     int64_t parked = 0; // bytes a head
-    // A few bytes of spills around the loops cost less than what avoids them, as an H100 says. Where nobody has measured there are none.
+    // A few bytes of spills around the loops cost less than what avoids them, as an H100 says. Where nobody has measured there are none: with latents as rows ptxas would
+    // like 150 to 200 registers and spills by chance with 128, with tokens as rows with 168. Published shapes that spill still are at 255.
     bool spare = target != "sm_90a";
     if (!d.tokenRows) {
       // Operands of scores (split in two, f32 ones as TF32), accumulators, sums and references.
@@ -212,11 +213,12 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
       bool narrow = d.half && units <= (d.f16 && d.attends ? 1 : 2) && d.scoreTerms <= 2;
       // Without sums to keep, of up to 32 channels, 64 latents a worker with 255 registers are faster than more workers with fewer.
       bool wide = d.half && !d.attends && units == 4;
-      int64_t most = std::max<int64_t>(1, std::min<int64_t>(narrow ? d.attends || units > 1 ? 4 : 8 : wide ? 4 : 6, ((wide ? 240 : d.half ? 160 : 190) - fixed) / std::max<int64_t>(1, perBlock)));
+      int64_t room = wide ? 240 : d.half ? 160 : spare ? 150 : 190;
+      int64_t most = std::max<int64_t>(1, std::min<int64_t>(narrow ? d.attends || units > 1 || spare ? 4 : 8 : wide ? 4 : 6, (room - fixed) / std::max<int64_t>(1, perBlock)));
       // Workers over all; in powers of two, which blocks and groups divide.
       int64_t needed = llvm::PowerOf2Ceil((latents / 16 + most - 1) / most);
       workers = needed;
-      while (workers > (narrow ? 8 : 4)) { // even shares: no worker without latents
+      while (workers > (narrow && !spare ? 8 : 4)) { // even shares: no worker without latents
         groups *= 2;
         workers = (needed + groups - 1) / groups;
       }
@@ -226,7 +228,10 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
         --workers;
       while (groups > 1 && (groups - 1) * workers * workerRows >= latents)
         --groups;
-      classify(fixed + perBlock * workerRows / 16, spare && d.f16 && d.attends ? 96 : narrow ? 140 : broad ? 0 : 104, d.half || d.attends || units > 1 ? 160 : 190);
+      if (spare)
+        warps = 4, minBlocks = d.attends || d.scoreTerms > 2 || units >= (d.half ? 4 : 2) ? 2 : 3;
+      else
+        classify(fixed + perBlock * workerRows / 16, narrow ? 140 : broad ? 0 : 104, d.half || d.attends || units > 1 ? 160 : 190);
       heads = std::max<int64_t>(1, warps / workers);
     } else {
       bool decode = d.weights == 1 && !d.columnState, bf16 = d.half && !d.f16;
@@ -244,9 +249,9 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
           sharers *= 2;
       fixed += state / sharers * 8 / 32;
       // Two blocks of rows share what is read and prepared for one, where registers are left.
-      if (d.columnState && d.half && !d.f16 && fixed <= 180)
+      if (d.columnState && d.half && !d.f16 && fixed <= 180 && !spare)
         workerRows = 32;
-      classify(fixed);
+      classify(fixed, 104, spare ? 0 : 160);
       if (sharers > warps) { // one block with all of them
         warps = sharers;
         minBlocks = 1;
