@@ -179,6 +179,9 @@ Entry entryFrom(const Json &json) {
     TunedFunction tuned;
     tuned.milliseconds = function.at("ms").get<double>();
     tuned.before = function.at("heuristic_ms").get<double>();
+    if (!(tuned.milliseconds >= 0 && tuned.before >= 0))
+      throw Error(fmt::format("{} takes {} ms, and {} with the heuristic's", name,
+                              tuned.milliseconds, tuned.before));
     for (const Json &sweep : function.at("sweeps"))
       tuned.sweeps.push_back(configurationFrom(sweep));
     entry.functions[name] = std::move(tuned);

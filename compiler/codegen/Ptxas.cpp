@@ -1,5 +1,4 @@
-//===- Ptxas.cpp - What the assembler says of our PTX
-//-----------------------===//
+//===- Ptxas.cpp - What the assembler says of our PTX ---------------------===//
 
 #include "Ptxas.h"
 #include "Guard.h"
@@ -132,8 +131,10 @@ Expected<AssemblyReport> assemble(StringRef ptx, StringRef chip) {
   std::optional<StringRef> redirects[] = {StringRef(), messages.path.str(),
                                           messages.path.str()};
   std::string failure;
+  // It takes 0.01 to 5 s for a kernel of ours; one that hangs is not waited for.
+  constexpr unsigned seconds = 300;
   int status = sys::ExecuteAndWait(*ptxas, arguments, std::nullopt, redirects,
-                                   0, 0, &failure);
+                                   seconds, 0, &failure);
   Expected<std::string> log = messages.read();
   if (!log)
     return log.takeError();

@@ -344,13 +344,18 @@ struct Compiler {
       llvm::raw_string_ostream stream(messages);
       if (failed(parsePassPipeline(stages[i].passes, pm, stream)))
         return error("cannot parse the pipeline of stage " + stages[i].name + ": " + messages);
-      if (stages[i].name == "tile" && !request.config.empty())
-        if (auto e = configure(*module, request.config))
+      // A configuration that is given goes over the heuristic's, or over that of a file in the stage's place.
+      auto choose = [&]() -> llvm::Error { return request.config.empty() ? llvm::Error::success() : configure(*module, request.config); };
+      if (stages[i].name == "tile" && i == first)
+        if (auto e = choose())
           return failure(llvm::toString(std::move(e)));
       if (stages[i].name == "tile" && request.examine)
         return examine(*module, *request.examine, request.target);
       if (failed(pm.run(*module)))
         return failure("stage " + stages[i].name + " failed");
+      if (stages[i].name == "sweeps")
+        if (auto e = choose())
+          return failure(llvm::toString(std::move(e)));
       auto done = show(i + 1, stages[i].name, [&] {
         std::string s;
         llvm::raw_string_ostream out(s);

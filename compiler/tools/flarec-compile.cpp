@@ -42,7 +42,7 @@ Looking inside, and putting a stage back after an edit:
   flarec compile --head-dim 8 --latents 128 --target sm_90a --from-stage stages/3-tile.mlir -o mixer.flare
       with the description, the file serves as that mixer wherever it is loaded
 
-A configuration of one's own; `--emit sweeps` prints those of the heuristic:
+A configuration of one's own; `--emit sweeps` prints the heuristic's, or what a --config makes of them:
   flarec compile --head-dim 8 --latents 128 --target sm_90a --time --report -o mixer.flare --config '#tile.config<rows = m, tile = 64, …>'
   flarec compile --head-dim 8 --latents 128 --target host -o mixer.flare --config '{mixer_forward = [{tile = 128}, {}]}'
       for each sweep its own: fields that differ from the heuristic's)";

@@ -135,16 +135,20 @@ TEST_F(Tables, WhatIsDamagedOrForeignIsReportedOnceAndIgnored) {
   put("c.json", "[]");
   std::string wild = Table{.device = card, .entries = {entryOf(8, 100)}}.json();
   put("d.json", wild.replace(wild.find("\"tile\": 64"), 10, "\"tile\": \"6\\\"]}\""));
+  Entry backwards = entryOf(8, 100);
+  backwards.functions.begin()->second.milliseconds = -1;
+  put("f.json", Table{.device = card, .entries = {backwards}}.json());
   put("note.txt", "nothing to do with it");
   fs::create_directories(directory / "e.json");
   testing::internal::CaptureStderr();
   EXPECT_EQ(user().tables().size(), 1u);
   EXPECT_EQ(user().tables().size(), 1u);
   std::string said = testing::internal::GetCapturedStderr();
-  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 5) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 6) << said;
   EXPECT_THAT(said, HasSubstr("a.json are not used: it is no table"));
   EXPECT_THAT(said, HasSubstr("b.json are not used: it has format 2, this version reads 1; remove the file, or tune again"));
   EXPECT_THAT(said, HasSubstr("e.json are not used: not a regular file"));
+  EXPECT_THAT(said, HasSubstr("f.json are not used: mixer_backward takes -1 ms"));
   EXPECT_NE(user().find(card, shapeOf(8, 1 << 20)), nullptr);
 }
 

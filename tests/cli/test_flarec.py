@@ -338,6 +338,10 @@ class Configuration(Case):
         self.assertEqual(m["functions"][0]["sweeps"][0]["tile"], 32)
         self.assertEqual(m["key"], key(request(config=config)))
 
+    def test_is_shown(self):
+        out, _ = self.compile(*SMALL, "--target", "sm_90a", "--config", "{mixer_forward = [{blocks = 77}, {}]}", "--emit", "sweeps")
+        self.assertEqual(out.count("blocks = 77,"), 1)
+
     def test_mistakes(self):
         base = ["compile", *SMALL, "--target", "sm_90a", "-o", self.path("m.flare"), "--config"]
         self.refused(*base, "nonsense", says=["cannot read the configuration 'nonsense'", "--emit sweeps"])
