@@ -207,6 +207,7 @@ struct KernelLowering : Emit {
     Block *block;
     unsigned numIns;
     int64_t rowBlocks = 1, columnCount = 0;
+    bool inRegisters = false; // do accumulators stay in registers from step to step?
     DenseSet<Value> columnOnly, rowOnly; // computed from columns, from rows alone; never from accumulators
     DenseMap<Value, Registers> groups;   // right operands of contractions over rows, see contractRows
     llvm::MapVector<Value, int64_t> between; // pairs that pass from one phase to another: offset in scratch
@@ -245,6 +246,7 @@ struct KernelLowering : Emit {
   DenseMap<Value, Value> tableAt; // table → address of its row of the first column
 
   void step(Body &body, Phase &p, Value first, SmallVector<Registers> &state);
+  int64_t chainsOf(tile::ContractOp op);
   void prefetchAhead(Body &body, const Phase &p);
   Value column(Value v, int64_t c, int64_t d);
   Value opaque(Value p);

@@ -274,6 +274,8 @@ SmallVector<KernelLowering::Phase> KernelLowering::phasesOf(Body &body) {
       tainted.insert(o.result_begin(), o.result_end());
     }
   }
+  // Of 16 channels and more they are chains enough, and what is added step by step would be spilled; of fewer, steps would wait for one another.
+  body.inRegisters = !recurrent && llvm::any_of(body.op.getInits(), [&](Value v) { return hasRows(tileType(v)) && tileType(v).getD() >= lanes; });
   int64_t step = stepOf(body, recurrent);
   if (!overRows.empty() && !recurrent)
     return cutIntoPhases(body, ops, step);
@@ -332,8 +334,8 @@ SmallVector<KernelLowering::Phase> KernelLowering::cutIntoPhases(Body &body, Arr
     for (Value v : o->getOperands())
       if (TileType t = tileType(v); t && hasRows(t) && hasColumns(t) && madeBefore(v))
         body.between[v] = 0;
-    if (c && c.getOver() == Index::d) // one chain for each addend
-      phases.back().step = std::max<int64_t>(1, std::min(phases.back().step, step / int64_t(c.getA().size())));
+    if (c && c.getOver() == Index::d)
+      phases.back().step = std::max<int64_t>(1, std::min(phases.back().step, step / chainsOf(c)));
   }
   for (auto [i, v] : llvm::enumerate(body.block->getTerminator()->getOperands())) {
     Operation *o = v.getDefiningOp();
@@ -358,8 +360,11 @@ void KernelLowering::runPhases(Body &body, SmallVector<Phase> &phases, SmallVect
       next += n;
     }
   };
+  // Sums of many columns are sums of sums of at most 64.
   auto run = [&](Phase &p, Value first, Value last) {
-    Registers r = loop(first, last, p.step, flat(p.accumulators), [&](Value c, const Registers &in) {
+    Registers before = flat(p.accumulators);
+    Registers start = body.inRegisters ? Registers(before.size(), all(0)) : before;
+    Registers r = loop(first, last, p.step, start, [&](Value c, const Registers &in) {
       auto saved = state;
       unflat(p.accumulators, in);
       step(body, p, c, state);
@@ -367,10 +372,13 @@ void KernelLowering::runPhases(Body &body, SmallVector<Phase> &phases, SmallVect
       state = saved;
       return out;
     });
+    if (body.inRegisters)
+      for (auto [x, sum] : llvm::zip(before, r))
+        sum = fadd(x, sum);
     unflat(p.accumulators, r);
   };
   phaseFirst = c64(0);
-  if (phases.size() == 1 && body.between.empty())
+  if (phases.size() == 1 && body.between.empty() && (!body.inRegisters || count <= phaseColumns))
     return run(phases[0], c64(0), c64(count));
   SmallVector<unsigned> every;
   for (unsigned i = 0; i < state.size(); ++i)
