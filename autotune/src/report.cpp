@@ -213,7 +213,7 @@ std::string autotune::report(const std::vector<TuneResult> &results) {
                   ".legend span{margin-right:1em}.bar{display:inline-block;min-width:92px;padding:0 5px;margin:1px;border:1px solid #e4e7eb}"
                   ".plots{display:flex;flex-wrap:wrap;gap:1em}</style></head><body><h1>flarec tune</h1>";
   if (results.empty())
-    s += "<p>Nothing was tuned in this run: everything was tuned already.</p>";
+    s += "<p>Nothing was tuned in this run.</p>";
   for (const TuneResult &r : results) {
     const Shape &shape = r.entry.shape;
     s += fmt::format("<h2>H {}, D {}, M {}, N {}, {}</h2><p>{}{}, {}{}, compiler {}; {:.1f} s.</p>", shape.heads, shape.headDim, shape.latents, shape.tokens,

@@ -89,7 +89,7 @@ bool Entry::sameKey(const Entry &other) const {
 namespace {
 
 bool isNumber(const std::string &text) {
-  return !text.empty() && text.size() < 18 &&
+  return !text.empty() && text.size() < 18 && text != "-" &&
          text.find_first_not_of("0123456789", text[0] == '-' ? 1 : 0) ==
              text.npos;
 }
@@ -122,7 +122,9 @@ Configuration configurationFrom(const Json &json) {
     bool plain = !field.empty() && text.find_first_of("\"\\\n") == text.npos;
     for (char c : field)
       plain = plain && (std::isalnum(static_cast<unsigned char>(c)) || c == '_');
-    if (!plain || !(value.is_string() || value.is_number_integer()))
+    constexpr int64_t most = INT32_MAX;
+    bool inRange = !isNumber(text) || std::abs(std::stoll(text)) <= most;
+    if (!plain || !inRange || !(value.is_string() || value.is_number_integer()))
       throw Error(fmt::format("field \"{}\" is {}", field, value.dump()));
     configuration[field] = text;
   }
@@ -156,24 +158,39 @@ Json toJson(const Entry &entry) {
           {"functions", functions}};
 }
 
+/// A whole number, or an error that says which ones there may be.
+int64_t whole(const Json &json, const char *field, int64_t least, int64_t most) {
+  const Json &value = json.at(field);
+  if (!value.is_number_integer() || value.get<double>() < double(least) ||
+      value.get<double>() > double(most))
+    throw Error(fmt::format("{} is {}; it must be a whole number from {} to {}",
+                            field, value.dump(), least, most));
+  return value.get<int64_t>();
+}
+
 Entry entryFrom(const Json &json) {
   Entry entry;
+  std::string layout = json.at("layout").get<std::string>();
+  if (layout != name(Layout::HeadsMajor) && layout != name(Layout::TokensMajor))
+    throw Error(fmt::format("layout is \"{}\"; it must be {} or {}", layout,
+                            name(Layout::TokensMajor),
+                            name(Layout::HeadsMajor)));
   entry.shape = {
       .dtype = dtypeFrom(json.at("dtype").get<std::string>()),
-      .headDim = json.at("head_dim").get<int>(),
-      .latents = json.at("latents").get<int>(),
-      .heads = json.at("heads").get<int64_t>(),
-      .tokens = json.at("measured_tokens").get<int64_t>(),
-      .layout = json.at("layout").get<std::string>() == "heads-major"
-                    ? Layout::HeadsMajor
-                    : Layout::TokensMajor,
+      .headDim = int(whole(json, "head_dim", 1, 128)),
+      .latents = int(whole(json, "latents", 1, 4096)),
+      .heads = whole(json, "heads", 1, 1 << 20),
+      .tokens = whole(json, "measured_tokens", 1, int64_t(1) << 40),
+      .layout = layout == name(Layout::HeadsMajor) ? Layout::HeadsMajor
+                                                   : Layout::TokensMajor,
   };
-  if (entry.shape.heads < 1 || entry.shape.tokens < 1)
-    throw Error("an entry is for no heads or no tokens");
   entry.date = json.value("date", "");
   entry.compiler = json.value("compiler", "");
   entry.clock = json.value("clock_mhz", 0);
-  for (auto &[name, function] : json.at("functions").items()) {
+  const Json &functions = json.at("functions");
+  if (!functions.is_object())
+    throw Error("functions is no object");
+  for (auto &[name, function] : functions.items()) {
     if (name.empty() || name.find_first_of("\"\\ ,={}[]\n") != name.npos)
       throw Error(fmt::format("a function is called \"{}\"", name));
     TunedFunction tuned;
@@ -194,15 +211,22 @@ Entry entryFrom(const Json &json) {
 Table Table::parse(const std::string &text) {
   try {
     Json json = Json::parse(text);
-    if (int its = json.at("format").get<int>(); its != format)
-      throw Error(fmt::format("it has format {}, this version reads {}", its,
-                              format));
+    if (const Json &its = json.at("format"); its != format)
+      throw Error(fmt::format("it has format {}, this version reads {}",
+                              its.dump(), format));
     Table table;
     table.device = {json.at("device").get<std::string>(),
                     json.at("target").get<std::string>(),
                     json.value("isa", "")};
-    for (const Json &entry : json.at("entries"))
-      table.entries.push_back(entryFrom(entry));
+    const Json &entries = json.at("entries");
+    if (!entries.is_array())
+      throw Error("entries is no list");
+    for (size_t i = 0; i < entries.size(); ++i)
+      try {
+        table.entries.push_back(entryFrom(entries[i]));
+      } catch (const std::exception &error) {
+        throw Error(fmt::format("entry {}: {}", i + 1, error.what()));
+      }
     return table;
   } catch (const nlohmann::json::exception &failure) {
     throw Error(fmt::format("it is no table of configurations: {}",
@@ -461,9 +485,20 @@ void autotune::record(const fs::path &directory, const Device &device,
     if (text)
       table = Table::parse(*text);
   } catch (const Error &error) {
-    // Tuning again is how a damaged file is mended.
+    // Tuning again is how a damaged file is mended; it may be another version's.
+    fs::path kept = path;
+    kept += ".replaced";
+    std::error_code failure;
+    fs::rename(path, kept, failure);
+    if (failure)
+      cannotKeep(directory, failure.message());
     report("mend " + path.string(),
-           fmt::format("{} is replaced: {}", path.string(), error.what()));
+           fmt::format("{} is replaced, and kept as {}: {}", path.string(),
+                       kept.filename().string(), error.what()));
+  }
+  if (!text && !problem.empty()) {
+    close(lock);
+    cannotKeep(directory, fmt::format("{}: {}", path.string(), problem));
   }
   table.device = device;
   table.put(std::move(entry));

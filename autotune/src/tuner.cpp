@@ -16,13 +16,19 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
+#include <fcntl.h>
 #include <filesystem>
 #include <future>
 #include <set>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <thread>
+#include <unistd.h>
 
 using namespace flarec;
 using namespace flarec::autotune;
@@ -43,23 +49,57 @@ double secondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// A directory of our own, removed with its contents.
+/// A directory of our own, removed with its contents. It is locked while we
+/// live, so that the next tuner knows what a killed one has left.
 class Scratch {
 public:
   Scratch() {
-    std::string pattern =
-        (fs::temp_directory_path() / "flarec-tune-XXXXXX").string();
+    const char *given = std::getenv("TMPDIR");
+    fs::path folder = given && *given ? given : "/tmp";
+    removeOrphans(folder);
+    std::string pattern = (folder / (prefix + std::string("XXXXXX"))).string();
     if (!mkdtemp(pattern.data()))
-      throw Error(fmt::format("cannot make a directory for candidates in {}; "
-                              "set TMPDIR to one that can be written",
-                              fs::temp_directory_path().string()));
+      throw Error(fmt::format("cannot make a directory for candidates in {}: "
+                              "{}; set TMPDIR to one that can be written",
+                              folder.string(), std::strerror(errno)));
     path = pattern;
+    lock = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock >= 0)
+      flock(lock, LOCK_EX);
   }
   ~Scratch() {
     std::error_code ignored;
     fs::remove_all(path, ignored);
+    if (lock >= 0)
+      close(lock);
   }
   fs::path path;
+
+private:
+  static constexpr const char *prefix = "flarec-tune-";
+
+  static void removeOrphans(const fs::path &folder) {
+    std::error_code failure;
+    for (fs::directory_iterator it(folder, failure), end; !failure && it != end;
+         it.increment(failure)) {
+      if (!it->path().filename().string().starts_with(prefix))
+        continue;
+      int fd = open(it->path().c_str(),
+                    O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+      struct stat about;
+      // A minute: one that was made just now may not be locked yet.
+      bool orphan = fd >= 0 && !fstat(fd, &about) && about.st_uid == geteuid() &&
+                    about.st_mtime + 60 < std::time(nullptr) &&
+                    !flock(fd, LOCK_EX | LOCK_NB);
+      std::error_code ignored;
+      if (orphan)
+        fs::remove_all(it->path(), ignored);
+      if (fd >= 0)
+        close(fd);
+    }
+  }
+
+  int lock = -1;
 };
 
 /// Kernels to compile, and the candidates that they serve.
@@ -72,6 +112,15 @@ class Tuning {
 public:
   Tuning(const TuneOptions &options, bool measures)
       : options(options), host(options.target == "host") {
+    auto demand = [](bool good, const char *field, auto value, const char *allowed) {
+      if (!good)
+        throw Error(fmt::format("{} = {}; it must be {}", field, value, allowed));
+    };
+    demand(options.heads >= 1 && options.heads <= 4096, "heads", options.heads, "1 to 4096");
+    demand(options.tokens >= 0 && options.tokens <= int64_t(1) << 32, "tokens", options.tokens, "up to 2^32; 0: as many as are usual for the target");
+    demand(options.budget > 0, "budget", options.budget, "more than 0 seconds");
+    demand(options.processes >= 0 && options.processes <= 1024, "processes", options.processes, "up to 1024; 0: one a processor");
+    demand(options.candidates >= 1, "candidates", options.candidates, "1 at least");
     cudaDevice = host || !CudaDriver::available() ? -1 : options.cudaDevice;
     if (!host && measures) {
       if (!CudaDriver::available())

@@ -554,7 +554,10 @@ struct Compiler {
   /// What the assembler makes of the kernels.
   llvm::Error report(StringRef ptx) {
     if (!findPtxas()) {
-      fprintf(stderr, "report: there is no ptxas on PATH; `pip install nvidia-cuda-nvcc` has one, and FLAREC_PTXAS may name it or the site-packages\n");
+      if (const char *given = std::getenv("FLAREC_PTXAS"); given && *given)
+        fprintf(stderr, "report: FLAREC_PTXAS is '%s', which is neither ptxas nor a site-packages folder with it\n", given);
+      else
+        fprintf(stderr, "report: there is no ptxas on PATH; `pip install nvidia-cuda-nvcc` has one, and FLAREC_PTXAS may name it or the site-packages\n");
       return llvm::Error::success();
     }
     Timer t{*this, "ptxas"};

@@ -324,6 +324,11 @@ struct Rules {
       why << "tile = " << c.getTile() << ", but with rows = n the host takes 16 tokens, one vector, at a time; use tile = 16 and worker_rows = 16";
       return false;
     }
+    // Their table lies in the second-level cache, and LLVM takes a minute for 65,536.
+    if (!tokenRows && c.getTile() > 1024) {
+      why << "tile = " << c.getTile() << ", but on the host a tile's tokens lie in a table in the cache; use 1024 at most";
+      return false;
+    }
     if (c.getUnroll() < 1 || c.getUnroll() > most || !llvm::isPowerOf2_64(c.getUnroll())) {
       why << "unroll = " << c.getUnroll() << ", but with " << channels << " channels the host takes a power of two of at most " << most << " columns at once";
       return false;

@@ -9,8 +9,10 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -185,31 +187,53 @@ void tune(const Options &o) {
     shapes.push_back({"", o.heads, o.headDim, o.latents, tokens, dtypeFrom(o.dtype)});
   }
   std::vector<TuneResult> results;
-  auto write = [](const std::string &what, const std::string &path, const std::string &text) {
+  auto cannotWrite = [](const std::string &what, const std::string &path, const std::string &why) {
+    throw Error(fmt::format("cannot write the {} '{}': {}; give the name of a file that can be written", what, path, why));
+  };
+  // Whole or not at all, unless it is a pipe or the like.
+  auto write = [&](const std::string &what, const std::string &path, const std::string &text) {
+    namespace fs = std::filesystem;
+    if (std::error_code ignored; !fs::exists(path, ignored) || fs::is_regular_file(path, ignored)) {
+      fs::path part = path + ".part";
+      std::ofstream file(part, std::ios::binary);
+      file << text;
+      file.close();
+      std::error_code failure;
+      if (!file)
+        failure = {errno, std::generic_category()};
+      else
+        fs::rename(part, path, failure);
+      if (failure) {
+        fs::remove(part, ignored);
+        cannotWrite(what, path, failure.message());
+      }
+      return;
+    }
     std::ofstream file(path, std::ios::binary);
     file << text;
     file.close();
     if (!file)
-      throw Error(fmt::format("cannot write the {} '{}': check that its directory is there and can be written", what, path));
+      cannotWrite(what, path, std::strerror(errno));
   };
-  // What cannot be written is said before the work, not after it.
-  if (!o.record.empty())
-    write("record", o.record, autotune::records(results));
-  if (!o.report.empty()) {
-    bool isNew = !std::filesystem::exists(o.report);
-    std::ofstream file(o.report, std::ios::app);
-    if (!file)
-      write("report", o.report, "");
-    file.close();
-    if (isNew)
-      std::filesystem::remove(o.report);
-  }
+  // What cannot be written is said before the work, not after it; what is there stays until then.
+  for (auto &[what, path] : {std::pair<std::string, std::string>{"record", o.record}, {"report", o.report}})
+    if (!path.empty()) {
+      std::error_code ignored;
+      bool isNew = !std::filesystem::exists(path, ignored);
+      std::ofstream file(path, std::ios::app);
+      if (!file)
+        cannotWrite(what, path, std::strerror(errno));
+      file.close();
+      if (isNew)
+        std::filesystem::remove(path, ignored);
+    }
   if (!o.dry && !o.predict)
     prepare(Database::defaultDirectory());
   // Where it is not here, tune() says so.
   Device device;
   if (base.target == "host" || CudaDriver::available())
     device = deviceOf(base.target == "host" ? -1 : o.device);
+  size_t failures = 0;
   for (size_t i = 0; i < shapes.size(); ++i) {
     const Published &p = shapes[i];
     Shape shape{.dtype = p.dtype, .headDim = p.headDim, .latents = p.latents, .heads = p.heads, .tokens = p.tokens};
@@ -242,6 +266,7 @@ void tune(const Options &o) {
       if (!o.all)
         throw;
       std::fprintf(stderr, "flarec: %s: %s\n", about.c_str(), error.what());
+      ++failures;
       continue;
     }
     line.reset();
@@ -250,15 +275,19 @@ void tune(const Options &o) {
       record(Database::defaultDirectory(), results.back().device, results.back().entry);
     print(results.back());
     std::fflush(stdout);
-    if (!o.record.empty()) // at once, as above
+    if (o.all && !o.record.empty()) // at once, as above
       write("record", o.record, autotune::records(results));
+    if (o.all && !o.report.empty())
+      write("report", o.report, autotune::report(results));
   }
-  if (o.predict && !o.record.empty())
+  if (!o.record.empty())
     write("record", o.record, autotune::records(results));
   if (!o.report.empty()) {
     write("report", o.report, autotune::report(results));
     fmt::print("{}: {} shapes\n", o.report, results.size());
   }
+  if (failures)
+    throw Error(fmt::format("{} of {} shapes could not be tuned; see above", failures, shapes.size()));
 }
 
 } // namespace
@@ -277,7 +306,7 @@ void tool::addTune(CLI::App &app) {
       ->check(CLI::Validator([](std::string &name) { return checkTargetName(name); }, "TARGET"))
       ->capture_default_str();
   sub->add_option("--device", o->device, "The GPU's number")->check(wholeNumber(0, 63))->capture_default_str();
-  sub->add_option("--budget", o->budget, "Time for one shape: 10s, 2m")->capture_default_str();
+  sub->add_option("--budget", o->budget, "Time for one shape: 10s, 2m; a few seconds go into asking the model and checking results, however little it is")->capture_default_str();
   sub->add_option("--jobs", o->jobs, "Processes that compile; one a processor without it")->check(wholeNumber(1, 1024));
   sub->add_flag("--all", o->all, "Every published configuration of FLARE, but for those that are tuned already");
   sub->add_flag("--again", o->again, "With --all: those too");
@@ -285,8 +314,8 @@ void tool::addTune(CLI::App &app) {
   sub->add_flag("--dry-run", o->dry, "Measure and print, and keep nothing");
   sub->add_flag("--predict", o->predict, "Print what the model likes best, and measure nothing");
   sub->add_flag("--list", o->list, "Print what is tuned");
-  sub->add_option("--report", o->report, "A page with plots: predicted against measured, roofline, what each knob is worth")->type_name("FILE.html");
-  sub->add_option("--record", o->record, "All candidates with what was predicted and measured, as JSON")->type_name("FILE.json");
+  sub->add_option("--report", o->report, "A page with plots of what this run has tuned: predicted against measured, roofline, what each knob is worth")->type_name("FILE.html");
+  sub->add_option("--record", o->record, "All candidates of this run with what was predicted and measured, as JSON")->type_name("FILE.json");
   sub->callback([o] { tune(*o); });
 
   // The tuner's child processes.

@@ -122,6 +122,9 @@ int main(int argc, char **argv) {
   } catch (const UsageError &error) {
     std::fprintf(stderr, "flarec: %s\n", error.what());
     return 2;
+  } catch (const std::bad_alloc &) {
+    std::fprintf(stderr, "flarec: there is not enough memory for this; ask for fewer heads, tokens or jobs\n");
+    return 1;
   } catch (const std::exception &error) {
     std::fprintf(stderr, "flarec: %s\n", error.what());
     return 1;

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -148,8 +149,40 @@ TEST_F(Tables, WhatIsDamagedOrForeignIsReportedOnceAndIgnored) {
   EXPECT_THAT(said, HasSubstr("a.json are not used: it is no table"));
   EXPECT_THAT(said, HasSubstr("b.json are not used: it has format 2, this version reads 1; remove the file, or tune again"));
   EXPECT_THAT(said, HasSubstr("e.json are not used: not a regular file"));
-  EXPECT_THAT(said, HasSubstr("f.json are not used: mixer_backward takes -1 ms"));
+  EXPECT_THAT(said, HasSubstr("f.json are not used: entry 1: mixer_backward takes -1 ms"));
   EXPECT_NE(user().find(card, shapeOf(8, 1 << 20)), nullptr);
+}
+
+TEST_F(Tables, EntriesOfNoMixerAreErrors) {
+  std::string good = Table{.device = card, .entries = {entryOf(8, 100), entryOf(8, 1 << 20)}}.json();
+  EXPECT_EQ(Table::parse(good).entries.size(), 2u);
+  for (auto [from, to, says] : {std::tuple("\"heads\": 8", "\"heads\": 1152921504606846976", "entry 1: heads is 1152921504606846976; it must be a whole number from 1 to 1048576"),
+                                {"\"head_dim\": 8", "\"head_dim\": 8.7", "head_dim is 8.7"},
+                                {"\"layout\": \"tokens-major\"", "\"layout\": \"foo\"", "layout is \"foo\"; it must be tokens-major or heads-major"},
+                                {"\"tile\": 64", "\"tile\": 6400000000", "field \"tile\" is 6400000000"},
+                                {"\"format\": 1", "\"format\": 1.5", "it has format 1.5"}}) {
+    std::string bad = good;
+    ASSERT_NE(bad.find(from), bad.npos) << from;
+    bad.replace(bad.find(from), std::strlen(from), to);
+    try {
+      Table::parse(bad);
+      ADD_FAILURE() << to;
+    } catch (const Error &error) {
+      EXPECT_THAT(error.what(), HasSubstr(says));
+    }
+  }
+}
+
+TEST_F(Tables, ADamagedFileIsKeptWhenItIsReplaced) {
+  record(directory, card, entryOf(8, 100));
+  fs::path path = directory / Table{.device = card, .entries = {}}.fileName();
+  put(path.filename().string(), "{\"format\": 2}");
+  testing::internal::CaptureStderr();
+  record(directory, card, entryOf(8, 1 << 20));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("is replaced, and kept as "));
+  std::ifstream kept(path.string() + ".replaced");
+  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(kept), {}), "{\"format\": 2}");
+  EXPECT_EQ(user().tables().at(0).entries.size(), 1u);
 }
 
 TEST_F(Tables, AMissingDirectoryIsNoProblem) {

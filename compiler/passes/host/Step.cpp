@@ -214,7 +214,7 @@ void KernelLowering::startsOf(Value v, bool negative, SmallVectorImpl<std::pair<
 /// How many chains of multiply-adds a column's product is. Rounding errors grow with the length of one: of 16 and 32 channels two have 0.83 and 0.78 of its error.
 int64_t KernelLowering::chainsOf(tile::ContractOp op) {
   int64_t addends = op.getA().size(), channels = tileType(op.getA().front()).getD();
-  return addends > 1 || channels < 16 ? addends : channels < 64 ? 2 : 4;
+  return channels < 16 ? addends : channels < 64 ? std::max<int64_t>(2, addends) : std::max<int64_t>(4, addends);
 }
 
 /// acc + Σ_d row·column: chains for each column, the first of which start from one of acc's vectors each.
