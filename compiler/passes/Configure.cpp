@@ -368,8 +368,8 @@ struct Configure : flarec::impl::ConfigureBase<Configure> {
   tile::ConfigAttr host(const Demand &d) {
     MLIRContext *ctx = &getContext();
     auto text = [&](StringRef s) { return StringAttr::get(ctx, s); };
-    // As many splits as machines have threads, mostly: each costs a table of latents and partial results.
-    int64_t heads = 8, blocks = 32;
+    // As many blocks as machines have threads, mostly; each costs a table of latents and partial results for each of its heads. Four heads' rows are whole lines.
+    int64_t heads = 4, blocks = 32;
     int64_t columns = std::max<int64_t>(1, std::min<int64_t>(8, 128 / std::max<int64_t>(4, llvm::PowerOf2Ceil(d.channels))));
     if (d.tokenRows)
       return tile::ConfigAttr::get(ctx, Index::n, 16, heads, 1, 1, 16, 4, columns, blocks, text("add"), text("poly5"), text("shared"), 1, 1, text("mma"));
