@@ -212,7 +212,11 @@ class Words(Tune):
 
     def test_what_cannot_be_written_is_said_before_the_work(self):
         for option in ("--record", "--report"):
-            self.refused(*SHAPE, "--budget", "200s", option, "/nowhere/tried", code=1, says="'/nowhere/tried': check that its directory is there")
+            self.refused(*SHAPE, "--budget", "200s", option, "/nowhere/tried", code=1, says="'/nowhere/tried': No such file or directory")
+            kept = self.directory / "kept"
+            kept.write_text("old")
+            self.refused(*SHAPE, "--budget", "200s", option, str(kept), code=1, says="set FLAREC_TUNE_DIR", FLAREC_TUNE_DIR="/dev/null/none")
+            self.assertEqual(kept.read_text(), "old")
         self.assertFalse((self.directory / "tables").exists())
 
 
