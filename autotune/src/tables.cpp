@@ -467,6 +467,28 @@ void autotune::prepare(const fs::path &directory) {
     cannotKeep(directory, std::strerror(errno));
 }
 
+namespace {
+
+/// Held until the end of the scope, however that is left.
+class DirectoryLock {
+public:
+  explicit DirectoryLock(const fs::path &directory)
+      : file(open((directory / ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC,
+                  0666)) {
+    if (file < 0)
+      cannotKeep(directory, std::strerror(errno));
+    flock(file, LOCK_EX);
+  }
+  ~DirectoryLock() { close(file); }
+  DirectoryLock(const DirectoryLock &) = delete;
+  DirectoryLock &operator=(const DirectoryLock &) = delete;
+
+private:
+  int file;
+};
+
+} // namespace
+
 void autotune::record(const fs::path &directory, const Device &device,
                       Entry entry) {
   prepare(directory);
@@ -474,11 +496,7 @@ void autotune::record(const fs::path &directory, const Device &device,
   table.device = device;
   fs::path path = directory / table.fileName();
   // Two tuners at once: neither may lose what the other has found.
-  fs::path lockPath = directory / ".lock";
-  int lock = open(lockPath.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (lock < 0)
-    cannotKeep(directory, std::strerror(errno));
-  flock(lock, LOCK_EX);
+  DirectoryLock lock(directory);
   std::string problem;
   std::optional<std::string> text = readFile(path, problem);
   try {
@@ -496,14 +514,10 @@ void autotune::record(const fs::path &directory, const Device &device,
            fmt::format("{} is replaced, and kept as {}: {}", path.string(),
                        kept.filename().string(), error.what()));
   }
-  if (!text && !problem.empty()) {
-    close(lock);
+  if (!text && !problem.empty())
     cannotKeep(directory, fmt::format("{}: {}", path.string(), problem));
-  }
   table.device = device;
   table.put(std::move(entry));
-  std::optional<std::string> refused = publishFile(path, table.json());
-  close(lock);
-  if (refused)
+  if (auto refused = publishFile(path, table.json()))
     cannotKeep(directory, *refused);
 }

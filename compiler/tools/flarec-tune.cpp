@@ -1,4 +1,5 @@
 // flarec tune: the fastest configurations for the machine at hand.
+#include "files.h"
 #include "flarec-tool.h"
 
 #include "flarec/autotune/space.h"
@@ -192,21 +193,9 @@ void tune(const Options &o) {
   };
   // Whole or not at all, unless it is a pipe or the like.
   auto write = [&](const std::string &what, const std::string &path, const std::string &text) {
-    namespace fs = std::filesystem;
-    if (std::error_code ignored; !fs::exists(path, ignored) || fs::is_regular_file(path, ignored)) {
-      fs::path part = path + ".part";
-      std::ofstream file(part, std::ios::binary);
-      file << text;
-      file.close();
-      std::error_code failure;
-      if (!file)
-        failure = {errno, std::generic_category()};
-      else
-        fs::rename(part, path, failure);
-      if (failure) {
-        fs::remove(part, ignored);
-        cannotWrite(what, path, failure.message());
-      }
+    if (std::error_code ignored; !std::filesystem::exists(path, ignored) || std::filesystem::is_regular_file(path, ignored)) {
+      if (auto problem = publishFile(path, text))
+        cannotWrite(what, path, *problem);
       return;
     }
     std::ofstream file(path, std::ios::binary);
@@ -214,6 +203,12 @@ void tune(const Options &o) {
     file.close();
     if (!file)
       cannotWrite(what, path, std::strerror(errno));
+  };
+  auto writeAll = [&] {
+    if (!o.record.empty())
+      write("record", o.record, autotune::records(results));
+    if (!o.report.empty())
+      write("report", o.report, autotune::report(results));
   };
   // What cannot be written is said before the work, not after it; what is there stays until then.
   for (auto &[what, path] : {std::pair<std::string, std::string>{"record", o.record}, {"report", o.report}})
@@ -275,17 +270,12 @@ void tune(const Options &o) {
       record(Database::defaultDirectory(), results.back().device, results.back().entry);
     print(results.back());
     std::fflush(stdout);
-    if (o.all && !o.record.empty()) // at once, as above
-      write("record", o.record, autotune::records(results));
-    if (o.all && !o.report.empty())
-      write("report", o.report, autotune::report(results));
+    if (o.all) // at once, as above
+      writeAll();
   }
-  if (!o.record.empty())
-    write("record", o.record, autotune::records(results));
-  if (!o.report.empty()) {
-    write("report", o.report, autotune::report(results));
+  writeAll();
+  if (!o.report.empty())
     fmt::print("{}: {} shapes\n", o.report, results.size());
-  }
   if (failures)
     throw Error(fmt::format("{} of {} shapes could not be tuned; see above", failures, shapes.size()));
 }
