@@ -105,6 +105,16 @@ Registers KernelLowering::loadRowsAt(const Rows &r, ArrayRef<Value> row, int64_t
         out.push_back(bitcast(vec(), arith::AndIOp::create(b, loc, pair, allBits(0xffff0000))));
       }
     }
+  // A row's channels in one piece where they are: a line of the cache is asked for once.
+  if (r.element.isF32())
+    for (int64_t w; first + 8 <= r.channels; first += w) {
+      w = first + lanes <= r.channels ? lanes : 8;
+      Registers v;
+      auto at = [&](int64_t i) { return load(vec(w), offset(row[i], 4 * first), 4); };
+      for (int64_t i = 0; i < w; ++i)
+        v.push_back(w == lanes ? at(i) : concat({at(i / 4 * 8 + i % 4), at(i / 4 * 8 + 4 + i % 4)}));
+      out.append(channelsOfRows(v));
+    }
   for (int64_t d = first; d < width; d += 4) {
     Value v[4];
     for (int64_t j = 0; j < 4; ++j)
@@ -198,6 +208,14 @@ void KernelLowering::storeAllRows(const Rows &r, const Registers &x) {
       for (int64_t j = 0; j < 4; ++j)
         for (int64_t g = 0; g < 4; ++g)
           store(slice(v[j], 4 * g, 4), offset(row[4 * g + j], 2 * first), 2);
+    }
+  // In one piece too: each store waits for its line in the store buffer, which has room for few.
+  if (r.element.isF32())
+    for (int64_t w; first + 8 <= r.channels; first += w) {
+      w = first + lanes <= r.channels ? lanes : 8;
+      Registers v = rowsOfChannels(Registers(ArrayRef(x).slice(first, w)));
+      for (int64_t i = 0; i < lanes; ++i)
+        store(w == lanes ? v[i] : slice(v[i / 8 * 4 + i % 4], i / 4 % 2 * 8, 8), offset(row[i], 4 * first), 4);
     }
   for (int64_t d = first; d < int64_t(x.size()); d += 4) {
     Value v[4] = {x[d], x[d + 1], x[d + 2], x[d + 3]};

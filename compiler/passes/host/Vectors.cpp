@@ -178,6 +178,50 @@ void Emit::transpose4(Value *v) {
   v[3] = two(t1, t3, {2, 3, 6, 7});
 }
 
+/// 128 bits of two vectors: lanes i, j of the first and k, l of the second in this order; `mixed`: i, k, j, l.
+static SmallVector<int32_t> quarters(int i, int j, int k, int l, bool mixed = false) {
+  SmallVector<int32_t> mask;
+  for (int q : mixed ? std::array{i, 4 + k, j, 4 + l} : std::array{i, j, 4 + k, 4 + l})
+    for (int e = 0; e < 4; ++e)
+      mask.push_back(4 * q + e);
+  return mask;
+}
+
+/// 16 rows of 16 channels, a row a vector, or of 8: rows i and 4 + i in vector i, 8 + i and 12 + i in vector 4 + i. As a vector a channel.
+Registers Emit::channelsOfRows(Registers v) {
+  for (size_t g = 0; g < v.size(); g += 4)
+    transpose4(&v[g]);
+  // Vector 4·g + j has channels 4·q + j of four rows in its 128 bits q; of 8 channels those of eight rows.
+  Registers out(v.size());
+  for (int64_t j = 0; j < 4; ++j) {
+    if (v.size() == 8) {
+      for (int c : {0, 1})
+        out[4 * c + j] = shuffle(v[j], v[4 + j], quarters(c, 2 + c, c, 2 + c));
+      continue;
+    }
+    for (int odd : {0, 1}) {
+      auto few = quarters(odd, 2 + odd, odd, 2 + odd);
+      Value low = shuffle(v[j], v[4 + j], few), high = shuffle(v[8 + j], v[12 + j], few);
+      out[4 * odd + j] = shuffle(low, high, quarters(0, 2, 0, 2));
+      out[4 * (2 + odd) + j] = shuffle(low, high, quarters(1, 3, 1, 3));
+    }
+  }
+  return out;
+}
+
+/// Its inverse.
+Registers Emit::rowsOfChannels(Registers v) {
+  if (v.size() == 16)
+    return channelsOfRows(v);
+  Registers out(8);
+  for (int64_t j = 0; j < 4; ++j)
+    for (int g : {0, 1})
+      out[4 * g + j] = shuffle(v[j], v[4 + j], quarters(2 * g, 2 * g + 1, 2 * g, 2 * g + 1, true));
+  transpose4(&out[0]);
+  transpose4(&out[4]);
+  return out;
+}
+
 /// n vectors of n elements, each of 16/n lanes: out[j] = (in[0][j], in[1][j], …).
 Registers Emit::transposeGroups(Registers v) {
   int64_t n = v.size(), width = lanes / n;

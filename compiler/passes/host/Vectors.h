@@ -47,6 +47,8 @@ struct Emit : lowering::Scalars {
   Value concat(ArrayRef<Value> parts);
   void transpose4(Value *v);
   Registers transposeGroups(Registers v);
+  Registers channelsOfRows(Registers v);
+  Registers rowsOfChannels(Registers v);
 
   void onlyIf(Value condition, function_ref<void()> body);
   Registers choose(Value condition, ArrayRef<Type> types, function_ref<Registers()> then, function_ref<Registers()> otherwise);
