@@ -12,7 +12,6 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <atomic>
-#include <sys/mman.h>
 
 namespace flarec::ops {
 namespace {
@@ -57,21 +56,6 @@ void parallelFor(int64_t count,
   });
 }
 
-/// Asks for huge pages where a host tensor fills some, as NumPy does for its
-/// large arrays. A result that malloc has to get anew from the system is a page
-/// fault every 4 KB otherwise, 3 microseconds each on a virtual machine: up to
-/// 8,459 faults and 22 ms of a 38 ms pass were seen, with this 700 and 4.
-void inHugePages(const at::Tensor &t) {
-  constexpr uintptr_t page = 2 << 20;
-  if (!t.is_cpu())
-    return;
-  auto first = reinterpret_cast<uintptr_t>(t.storage().data());
-  uintptr_t begin = (first + page - 1) / page * page;
-  uintptr_t end = (first + t.storage().nbytes()) / page * page;
-  if (begin < end) // refused, nothing is lost
-    madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
-}
-
 /// Under a short key: a request's own text would have to be written and hashed
 /// at each call.
 std::shared_ptr<Module> stageModule(Stage stage, int64_t headDim,
@@ -111,7 +95,6 @@ TensorRef input(const at::Tensor &t, bool shared) {
 }
 
 TensorRef result(const at::Tensor &t, bool shared) {
-  inHugePages(t);
   return reference(t, t.mutable_data_ptr(), shared);
 }
 

@@ -1,18 +1,34 @@
 //===- meta.cpp - results without their values ----------------------------===//
+#include "host_memory.h"
 #include "results.h"
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <torch/library.h>
 
 namespace flarec::ops {
 namespace {
 
+/// A large tensor on the host lies where an earlier one was.
+at::Tensor empty(c10::SymIntArrayRef sizes, const at::TensorOptions &options) {
+  auto known = c10::asIntArrayRefSlowOpt(sizes);
+  at::ScalarType type = options.dtype().toScalarType();
+  bool large = known && options.device().is_cpu() &&
+               c10::multiply_integers(*known) >=
+                   int64_t(largeResult / c10::elementSize(type));
+  if (!large)
+    return at::empty_symint(sizes, options);
+  return at::detail::empty_generic(*known, &hostMemory(),
+                                   c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                   type, std::nullopt);
+}
+
 /// Memory as [B, N, H, D], which is what the next linear layer reads, seen as
 /// [B, H, N, D].
 at::Tensor tokensMajor(const Shape &s, const at::TensorOptions &options) {
   if (s.packed)
-    return at::empty_symint({s.tokens, s.heads, s.headDim}, options);
-  return at::empty_symint({s.batch, s.tokens, s.heads, s.headDim}, options)
+    return empty({s.tokens, s.heads, s.headDim}, options);
+  return empty({s.batch, s.tokens, s.heads, s.headDim}, options)
       .transpose(1, 2);
 }
 
@@ -20,15 +36,15 @@ at::TensorOptions wide(const at::Tensor &k) {
   return k.options().dtype(wideType(k));
 }
 at::Tensor perLatent(const Shape &s, const at::Tensor &k) {
-  return at::empty_symint({s.batch, s.heads, s.latents}, wide(k));
+  return empty({s.batch, s.heads, s.latents}, wide(k));
 }
 at::Tensor perToken(const Shape &s, const at::Tensor &k) {
   if (s.packed)
-    return at::empty_symint({s.heads, s.tokens}, wide(k));
-  return at::empty_symint({s.batch, s.heads, s.tokens}, wide(k));
+    return empty({s.heads, s.tokens}, wide(k));
+  return empty({s.batch, s.heads, s.tokens}, wide(k));
 }
 at::Tensor latentRows(const Shape &s, const at::Tensor &k) {
-  return at::empty_symint(s.latentShape(), wide(k));
+  return empty(s.latentShape(), wide(k));
 }
 
 Four forwardMeta(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
@@ -108,7 +124,7 @@ Three emptyBackward(const Shape &s, const at::Tensor &q,
                     std::array<bool, 3> wanted) {
   at::Tensor gradQ, gradK, gradV;
   if (wanted[0])
-    gradQ = at::empty_symint(q.sym_sizes(), q.options());
+    gradQ = empty(q.sym_sizes(), q.options());
   if (wanted[1])
     gradK = tokensMajor(s, q.options());
   if (wanted[2])
@@ -130,7 +146,7 @@ Three emptyDecodeBackward(const Shape &s, const at::Tensor &q,
   if (wanted[0])
     gradK = tokensMajor(s, q.options());
   if (wanted[1])
-    gradQ = at::empty_symint(q.sym_sizes(), q.options());
+    gradQ = empty(q.sym_sizes(), q.options());
   if (wanted[2])
     gradZ = latentRows(s, q);
   return {gradK, gradQ, gradZ};
@@ -141,7 +157,7 @@ Two emptyBackwardLatents(const Shape &s, const at::Tensor &k) {
 }
 
 Three emptyBackwardJoint(const Shape &s, const at::Tensor &q) {
-  return {at::empty_symint(q.sym_sizes(), wide(q)), tokensMajor(s, q.options()),
+  return {empty(q.sym_sizes(), wide(q)), tokensMajor(s, q.options()),
           tokensMajor(s, q.options())};
 }
 
