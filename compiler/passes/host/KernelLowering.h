@@ -209,6 +209,7 @@ struct KernelLowering : Emit {
     int64_t rowBlocks = 1, columnCount = 0;
     bool inRegisters = false; // do accumulators stay in registers from step to step?
     DenseSet<Value> columnOnly, rowOnly; // computed from columns, from rows alone; never from accumulators
+    DenseSet<Operation *> byRows;        // contractions over columns whose accumulators are rows, not channels: contractColumnsByRows
     DenseMap<Value, Registers> groups;   // right operands of contractions over rows, see contractRows
     llvm::MapVector<Value, int64_t> between; // pairs that pass from one phase to another: offset in scratch
 
@@ -248,6 +249,7 @@ struct KernelLowering : Emit {
   void step(Body &body, Phase &p, Value first, SmallVector<Registers> &state);
   int64_t chainsOf(tile::ContractOp op);
   void prefetchAhead(Body &body, const Phase &p);
+  Value tableRow(Value base, int64_t rowBytes);
   Value column(Value v, int64_t c, int64_t d);
   Value opaque(Value p);
   Value betweenAt(Value v, int64_t c);
@@ -257,6 +259,7 @@ struct KernelLowering : Emit {
   void startsOf(Value v, bool negative, SmallVectorImpl<std::pair<Value, bool>> &starts);
   void scores(tile::ContractOp op);
   void contractColumns(tile::ContractOp op);
+  void contractColumnsByRows(tile::ContractOp op);
   void contractRows(tile::ContractOp op);
   Registers groupRows(const Registers &w);
 };

@@ -69,10 +69,17 @@ SmallVector<Registers> KernelLowering::runRows(Body &body, SmallVector<Phase> &p
   SmallVector<Registers> state;
   for (Value v : body.op.getInits())
     state.push_back(hasRows(tileType(v)) ? registers(v, block) : Registers());
+  auto byRows = [&](size_t i) { return body.byRows.contains(body.block->getTerminator()->getOperand(i).getDefiningOp()); };
+  for (size_t i = 0; i < state.size(); ++i)
+    if (byRows(i))
+      state[i] = rowsOfChannels(state[i]);
   for (auto [i, v] : llvm::enumerate(body.op.getInits()))
     if (!hasRows(tileType(v)))
       parked[body.accumulator(i)] = parked.lookup(v);
   runPhases(body, phases, state);
+  for (size_t i = 0; i < state.size(); ++i)
+    if (byRows(i))
+      state[i] = channelsOfRows(state[i]);
   tiles = saved;
   return state;
 }
@@ -275,7 +282,7 @@ SmallVector<KernelLowering::Phase> KernelLowering::phasesOf(Body &body) {
     }
   }
   // Of 16 channels and more they are chains enough, and what is added step by step would be spilled; of fewer, steps would wait for one another.
-  body.inRegisters = !recurrent && llvm::any_of(body.op.getInits(), [&](Value v) { return hasRows(tileType(v)) && tileType(v).getD() >= lanes; });
+  body.inRegisters = !recurrent;
   int64_t step = stepOf(body, recurrent);
   if (!overRows.empty() && !recurrent)
     return cutIntoPhases(body, ops, step);
@@ -335,8 +342,16 @@ SmallVector<KernelLowering::Phase> KernelLowering::cutIntoPhases(Body &body, Arr
       if (TileType t = tileType(v); t && hasRows(t) && hasColumns(t) && madeBefore(v))
         body.between[v] = 0;
     if (c && c.getOver() == Index::d)
-      phases.back().step = std::max<int64_t>(1, std::min(phases.back().step, step / chainsOf(c)));
+      phases.back().step = std::max<int64_t>(1, std::min(phases.back().step, step * int64_t(c.getA().size()) / chainsOf(c)));
   }
+  // Of 16 channels, where pairs lie in memory anyway.
+  for (auto [o, phase] : phaseOf)
+    if (auto c = dyn_cast<tile::ContractOp>(o); c && c.getOver() == cols && tileType(c.getOut()).getD() == lanes && body.isAccumulator(c.getAcc()) &&
+                                                body.between.count(c.getA().front()) && columns.count(c.getB().front())) {
+      Operation *made = c.getA().front().getDefiningOp();
+      if (phaseOf.lookup(made) < phase)
+        body.byRows.insert(o);
+    }
   for (auto [i, v] : llvm::enumerate(body.block->getTerminator()->getOperands())) {
     Operation *o = v.getDefiningOp();
     phases[o && phaseOf.count(o) ? phaseOf[o] : 0].accumulators.push_back(i);

@@ -365,6 +365,14 @@ void KernelLowering::lowerElementwise(Operation *op) {
   for (int64_t i = 0; i < registersOf(tileType(out)); ++i)
     r.push_back(apply(op, [&](Value o) { return operands[o][tileType(o).getD() ? i : 0]; }));
   tiles[out] = r;
+  // Where all numbers meet the same one, so do rows.
+  if (auto scale = dyn_cast<tile::ScaleOp>(op))
+    if (auto it = rowForm.find(operands[scale.getA()][0]); it != rowForm.end() && it->second.size() == r.size()) {
+      Registers scaled;
+      for (Value v : Registers(it->second))
+        scaled.push_back(fmul(v, splat(number(scale.getFactor()))));
+      rowForm[r[0]] = scaled;
+    }
 }
 
 void KernelLowering::lower(Operation *op) {

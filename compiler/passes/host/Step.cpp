@@ -30,7 +30,7 @@ void KernelLowering::step(Body &body, Phase &p, Value first, SmallVector<Registe
     if (!llvm::is_contained(p.ops, v.getDefiningOp())) {
       bool wanted = llvm::any_of(p.ops, [&, v = v](Operation *o) {
         auto c = dyn_cast<tile::ContractOp>(o);
-        return llvm::is_contained(o->getOperands(), v) && !(c && c.getOver() == rows);
+        return llvm::is_contained(o->getOperands(), v) && !(c && (c.getOver() == rows || body.byRows.contains(o)));
       });
       if (!wanted)
         continue;
@@ -82,16 +82,21 @@ Value KernelLowering::opaque(Value p) {
       .getResult(0);
 }
 
+/// A table's row of the step's first column.
+Value KernelLowering::tableRow(Value base, int64_t rowBytes) {
+  Value &at = tableAt[base];
+  if (!at)
+    at = opaque(offset(base, mul(firstColumn, rowBytes)));
+  return at;
+}
+
 /// Number d of column c of the step, in all lanes.
 Value KernelLowering::column(Value v, int64_t c, int64_t d) {
   if (auto k = v.getDefiningOp<tile::ConstantOp>())
     return all(k.getValue().convertToDouble());
   if (auto it = columns.find(v); it != columns.end()) {
     const Columns &t = it->second;
-    Value &at = tableAt[t.base];
-    if (!at)
-      at = opaque(offset(t.base, mul(firstColumn, t.rowBytes)));
-    return splat(load(f32(), offset(at, c * t.rowBytes + t.offset + 4 * d), 4));
+    return splat(load(f32(), offset(tableRow(t.base, t.rowBytes), c * t.rowBytes + t.offset + 4 * d), 4));
   }
   Operation *op = v.getDefiningOp();
   if (auto reduce = dyn_cast_or_null<tile::ReduceOp>(op)) {
@@ -151,7 +156,7 @@ void KernelLowering::lowerPair(Operation *op) {
         if (o.getOver() == Index::d)
           scores(o);
         else if (o.getOver() == cols)
-          contractColumns(o);
+          current->byRows.contains(o) ? contractColumnsByRows(o) : contractColumns(o);
         else
           contractRows(o);
       })
@@ -272,14 +277,28 @@ void KernelLowering::contractColumns(tile::ContractOp op) {
   tiles[op.getOut()] = acc;
 }
 
+/// The same for 16 channels, with channels across lanes: a row's pair value, broadcast from memory, times the column's channels. So sums are rows as memory has them.
+void KernelLowering::contractColumnsByRows(tile::ContractOp op) {
+  Value p = op.getA().front();
+  const Columns &t = columns[op.getB().front()];
+  Registers acc = registers(op.getAcc());
+  for (int64_t c = 0; c < width; ++c) {
+    Value by = load(vec(), offset(tableRow(t.base, t.rowBytes), c * t.rowBytes + t.offset), 4);
+    for (int64_t r = 0; r < lanes; ++r)
+      acc[r] = fma(splat(load(f32(), offset(betweenAt(p, c), 4 * r), 4)), by, acc[r]);
+  }
+  tiles[op.getOut()] = acc;
+}
+
 /// Rows w[r][d] regrouped for a contraction over rows: vector j holds w[P·j + i][d] in lane P·d + i, with P = 16/d rows in a vector
 /// (d ≤ 16), or 16 channels of row j in each of d/16 vectors.
 Registers KernelLowering::groupRows(const Registers &w) {
-  if (w.size() <= lanes)
-    return transposeGroups(w);
   Registers r;
-  for (size_t u = 0; u < w.size(); u += lanes)
-    r.append(transposeGroups(Registers(ArrayRef(w).slice(u, lanes))));
+  for (size_t u = 0; u < w.size(); u += lanes) {
+    Registers some = Registers(ArrayRef<Value>(w).slice(u, std::min<size_t>(lanes, w.size())));
+    auto it = rowForm.find(some[0]);
+    r.append(it != rowForm.end() && it->second.size() == lanes ? it->second : transposeGroups(some));
+  }
   return r;
 }
 

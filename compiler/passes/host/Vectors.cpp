@@ -188,7 +188,8 @@ static SmallVector<int32_t> quarters(int i, int j, int k, int l, bool mixed = fa
 }
 
 /// 16 rows of 16 channels, a row a vector, or of 8: rows i and 4 + i in vector i, 8 + i and 12 + i in vector 4 + i. As a vector a channel.
-Registers Emit::channelsOfRows(Registers v) {
+Registers Emit::channelsOfRows(const Registers &rows) {
+  Registers v = rows;
   for (size_t g = 0; g < v.size(); g += 4)
     transpose4(&v[g]);
   // Vector 4·g + j has channels 4·q + j of four rows in its 128 bits q; of 8 channels those of eight rows.
@@ -206,11 +207,14 @@ Registers Emit::channelsOfRows(Registers v) {
       out[4 * (2 + odd) + j] = shuffle(low, high, quarters(1, 3, 1, 3));
     }
   }
+  rowForm[out[0]] = rows;
   return out;
 }
 
-/// Its inverse.
-Registers Emit::rowsOfChannels(Registers v) {
+/// Its inverse. Rows that are known are not made again.
+Registers Emit::rowsOfChannels(const Registers &v) {
+  if (auto it = rowForm.find(v[0]); it != rowForm.end() && it->second.size() == v.size())
+    return it->second;
   if (v.size() == 16)
     return channelsOfRows(v);
   Registers out(8);

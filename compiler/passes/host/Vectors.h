@@ -5,6 +5,7 @@
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/Matchers.h"
+#include "llvm/ADT/DenseMap.h"
 
 namespace flarec::host {
 using namespace mlir; // this header and its users are all there is of the namespace
@@ -47,8 +48,9 @@ struct Emit : lowering::Scalars {
   Value concat(ArrayRef<Value> parts);
   void transpose4(Value *v);
   Registers transposeGroups(Registers v);
-  Registers channelsOfRows(Registers v);
-  Registers rowsOfChannels(Registers v);
+  Registers channelsOfRows(const Registers &v);
+  Registers rowsOfChannels(const Registers &v);
+  DenseMap<Value, Registers> rowForm; // the first channel of some → the rows that they are
 
   void onlyIf(Value condition, function_ref<void()> body);
   Registers choose(Value condition, ArrayRef<Type> types, function_ref<Registers()> then, function_ref<Registers()> otherwise);
