@@ -15,8 +15,8 @@
 // CHECK-COUNT-8: call @flarec.exp2_of_bounded
 // CHECK-COUNT-8: llvm.store %{{.*}}, %{{.*}} {alignment = 64 : i64} : vector<16xf32>
 // CHECK:         scf.yield
-// Two addends a score are two chains each: four latents at once, and nothing to carry.
-// CHECK:       scf.for %{{.*}} to %c32_i64 step %c4_i64 {{.*}}{
+// Two addends a score are two chains, one after the other: eight latents at once, and nothing to carry.
+// CHECK:       scf.for %{{.*}} to %c32_i64 step %c8_i64{{ *}}: i64 {
 // CHECK:         llvm.load %{{.*}} {alignment = 64 : i64} : !llvm.ptr -> vector<16xf32>
 // CHECK-NOT:     call @
 // Sums over tokens broadcast two tokens' scores against two rows of eight channels.
