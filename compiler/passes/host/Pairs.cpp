@@ -281,7 +281,7 @@ SmallVector<KernelLowering::Phase> KernelLowering::phasesOf(Body &body) {
       tainted.insert(o.result_begin(), o.result_end());
     }
   }
-  // Of 16 channels and more they are chains enough, and what is added step by step would be spilled; of fewer, steps would wait for one another.
+  // A sum of the step's columns first would be an operation a channel more, and of 16 channels and more spilled.
   body.inRegisters = !recurrent;
   int64_t step = stepOf(body, recurrent);
   if (!overRows.empty() && !recurrent)

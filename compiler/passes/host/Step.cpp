@@ -260,7 +260,7 @@ void KernelLowering::scores(tile::ContractOp op) {
   tiles[op.getOut()] = sum;
 }
 
-/// acc + Σ_c p[c]·column[c]; the step's sum first, unless accumulators stay in registers: so steps wait for one another no longer than an addition.
+/// acc + Σ_c p[c]·column[c]; the step's sum first, unless accumulators stay in registers: where a step ends in a rescaling, the next waits no longer than for an addition.
 void KernelLowering::contractColumns(tile::ContractOp op) {
   Registers p = registers(op.getA().front()), acc = registers(op.getAcc());
   const int64_t chains = std::min<int64_t>(4, acc.size()); // at once: registers are scarce here
