@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -46,9 +47,10 @@ public:
 
   c10::DataPtr allocate(size_t wanted) override {
     size_t bytes = roundUp(std::max<size_t>(wanted, 1), smallPage);
-    Block block = take(bytes);
-    auto *context = new Block(block);
-    return {block.data, context, &HostMemory::release, at::kCPU};
+    auto context = std::make_unique<Block>();
+    *context = take(bytes);
+    void *data = context->data;
+    return {data, context.release(), &HostMemory::release, at::kCPU};
   }
 
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
