@@ -5,10 +5,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <list>
-#include <memory>
 #include <mutex>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unordered_map>
 
 namespace flarec::ops {
 namespace {
@@ -37,6 +38,12 @@ void *map(size_t bytes) {
   return begin + before;
 }
 
+/// Under `ulimit -v` a free block's addresses are what others lack.
+bool addressesAreLimited() {
+  rlimit limit;
+  return getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur != RLIM_INFINITY;
+}
+
 class HostMemory final : public c10::Allocator {
 public:
   HostMemory() {
@@ -45,74 +52,80 @@ public:
                    [] { self->mutex.unlock(); });
   }
 
+  /// The context is the data: such storage can be copied on write.
   c10::DataPtr allocate(size_t wanted) override {
-    size_t bytes = roundUp(std::max<size_t>(wanted, 1), smallPage);
-    auto context = std::make_unique<Block>();
-    *context = take(bytes);
-    void *data = context->data;
-    return {data, context.release(), &HostMemory::release, at::kCPU};
+    void *data = take(roundUp(std::max<size_t>(wanted, 1), smallPage));
+    return {data, data, &HostMemory::release, at::kCPU};
   }
 
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
 
   void copy_data(void *to, const void *from, size_t bytes) const override {
     default_copy_data(to, from, bytes);
   }
 
 private:
+  using Blocks = std::list<Block>;
   std::mutex mutex;
-  std::list<Block> free; // the latest first
-  size_t used = 0, waiting = 0, most = 0;
+  Blocks used, free; // the latest free one first
+  std::unordered_map<void *, Blocks::iterator> places; // in `used`
+  size_t usedBytes = 0, freeBytes = 0, mostBytes = 0;
 
-  Block take(size_t bytes) {
+  void *take(size_t bytes) {
     std::lock_guard lock(mutex);
     // One that is not much larger.
     auto it = std::find_if(free.begin(), free.end(), [&](const Block &b) {
       return b.bytes >= bytes && b.bytes <= bytes + bytes / 4;
     });
-    Block block{nullptr, bytes};
-    if (it != free.end()) {
-      block = *it;
-      waiting -= block.bytes;
-      free.erase(it);
-    } else {
-      trim(most > used + bytes ? most - used - bytes : 0);
-      block.data = map(bytes);
-      if (!block.data) {
+    if (it == free.end()) {
+      trim(std::max(mostBytes, usedBytes + bytes) - usedBytes - bytes);
+      free.push_front({nullptr, bytes});
+      it = free.begin();
+      if (!(it->data = map(bytes))) {
+        Blocks none;
+        none.splice(none.begin(), free, it);
         trim(0);
-        block.data = map(bytes);
+        it = none.begin();
+        it->data = map(bytes);
+        TORCH_CHECK(it->data, "flarec: no memory for a result of ", bytes,
+                    " bytes");
+        free.splice(free.begin(), none, it);
       }
-      TORCH_CHECK(block.data, "flarec: no memory for a result of ", bytes,
-                  " bytes");
+      freeBytes += bytes;
     }
-    used += block.bytes;
-    most = std::max(most, used);
-    return block;
+    places.emplace(it->data, it);
+    used.splice(used.begin(), free, it);
+    freeBytes -= it->bytes;
+    usedBytes += it->bytes;
+    mostBytes = std::max(mostBytes, usedBytes);
+    return it->data;
   }
 
   /// Gives back the oldest free blocks until no more than this is left.
   void trim(size_t bytes) {
-    while (waiting > bytes) {
+    while (freeBytes > bytes) {
       munmap(free.back().data, free.back().bytes);
-      waiting -= free.back().bytes;
+      freeBytes -= free.back().bytes;
       free.pop_back();
     }
   }
 
-  static void release(void *context) {
-    Block *block = static_cast<Block *>(context);
-    static_cast<HostMemory &>(hostMemory()).put(*block);
-    delete block;
+  static void release(void *data) {
+    static_cast<HostMemory &>(hostMemory()).put(data);
   }
 
-  void put(const Block &block) {
-    // The system may take them until they are written again.
-    madvise(block.data, block.bytes, MADV_FREE);
+  /// Needs no memory.
+  void put(void *data) {
     std::lock_guard lock(mutex);
-    used -= block.bytes;
-    waiting += block.bytes;
-    free.push_front(block);
-    trim(most - used);
+    auto place = places.find(data);
+    auto it = place->second;
+    // The system may take them until they are written again.
+    madvise(data, it->bytes, MADV_FREE);
+    places.erase(place);
+    free.splice(free.begin(), used, it);
+    usedBytes -= it->bytes;
+    freeBytes += it->bytes;
+    trim(addressesAreLimited() ? 0 : mostBytes - usedBytes);
   }
 };
 

@@ -19,8 +19,9 @@ constexpr size_t largeResult = 1 << 20;
 
 /// Blocks of huge pages, as far as they fill some. What is free and what is in
 /// use together never exceed what was once in use; and the system may take the
-/// pages of free blocks when it runs short of memory (MADV_FREE). Any thread,
-/// before and after fork().
+/// pages of free blocks when it runs short of memory (MADV_FREE; until then they
+/// count as resident). Under `ulimit -v` nothing is kept. Any thread, before and
+/// after fork().
 c10::Allocator &hostMemory();
 
 } // namespace flarec::ops

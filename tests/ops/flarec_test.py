@@ -15,7 +15,7 @@ def library_path():
     """$FLAREC_TORCH_LIBRARY, else what a build in build/ has left."""
     path = os.environ.get("FLAREC_TORCH_LIBRARY", ROOT / "build/lib/libflarec_torch.so")
     if not pathlib.Path(path).exists():
-        raise SystemExit(f"{path} does not exist; build it (ninja -C build flarec_torch) or set FLAREC_TORCH_LIBRARY")
+        raise SystemExit(f"{path} does not exist; build it (scripts/build flarec_torch flarec_compiler) or set FLAREC_TORCH_LIBRARY")
     return str(path)
 
 

@@ -78,6 +78,45 @@ class HostMemory(unittest.TestCase):
             mixer(*inputs(TOKENS * i // 8 + i))
         self.assertLess(mapped() - before, 48 << 20)
 
+    def test_nothing_is_kept_where_addresses_are_limited(self):
+        def mapped():
+            with open("/proc/self/statm", encoding="ascii") as file:
+                return int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
+
+        arguments = inputs()
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (mapped() + (4 << 30), limits[1]))
+        try:
+            y = mixer(*arguments)
+            before, size = mapped(), y.untyped_storage().nbytes()
+            self.assertGreaterEqual(size, 1 << 20)
+            del y
+            self.assertLessEqual(mapped(), before - size)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+
+    def test_no_memory_is_a_clear_error(self):
+        q, k, v = (t.requires_grad_(False) for t in inputs())
+        k, v = (t.expand(64, -1, -1, -1) for t in (k, v))  # a result of 256 MiB
+        mixer(*inputs())
+        with open("/proc/self/statm", encoding="ascii") as file:
+            mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + (64 << 20), limits[1]))
+        try:
+            with self.assertRaisesRegex(RuntimeError, "flarec: no memory for a result of 268435456 bytes"):
+                mixer(q, k, v)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+        self.assertEqual(mixer(q, k, v).shape[0], 64)
+
+    def test_copies_on_write(self):
+        y = mixer(*inputs())
+        copy = torch._lazy_clone(y)
+        expected = y.clone()
+        copy.zero_()
+        self.assertTrue(torch.equal(y, expected))
+
     def test_any_thread_may_free_and_compute(self):
         arguments = inputs()
         expected = mixer(*arguments).clone()
