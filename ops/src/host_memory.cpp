@@ -79,18 +79,15 @@ private:
     });
     if (it == free.end()) {
       trim(std::max(mostBytes, usedBytes + bytes) - usedBytes - bytes);
-      free.push_front({nullptr, bytes});
-      it = free.begin();
-      if (!(it->data = map(bytes))) {
-        Blocks none;
-        none.splice(none.begin(), free, it);
+      Blocks fresh = {{nullptr, bytes}};
+      void *&data = fresh.front().data;
+      if (!(data = map(bytes))) {
         trim(0);
-        it = none.begin();
-        it->data = map(bytes);
-        TORCH_CHECK(it->data, "flarec: no memory for a result of ", bytes,
-                    " bytes");
-        free.splice(free.begin(), none, it);
+        data = map(bytes);
       }
+      TORCH_CHECK(data, "flarec: no memory for a result of ", bytes, " bytes");
+      it = fresh.begin();
+      free.splice(free.begin(), fresh);
       freeBytes += bytes;
     }
     places.emplace(it->data, it);

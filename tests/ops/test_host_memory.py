@@ -25,6 +25,12 @@ def mixer(q, k, v):
     return torch.ops.flarec.mixer(q, k, v, 1.0)
 
 
+def mapped():
+    """Bytes of this process's addresses."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
+
+
 class HostMemory(unittest.TestCase):
     def test_the_next_result_lies_where_the_last_one_was(self):
         arguments = inputs()
@@ -66,10 +72,6 @@ class HostMemory(unittest.TestCase):
         self.assertLess(faults, 10 * 300)
 
     def test_no_more_is_kept_than_was_once_in_use(self):
-        def mapped():
-            with open("/proc/self/statm", encoding="ascii") as file:
-                return int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
-
         for tokens in (TOKENS, 2 * TOKENS):
             mixer(*inputs(tokens))
         before = mapped()
@@ -79,10 +81,6 @@ class HostMemory(unittest.TestCase):
         self.assertLess(mapped() - before, 48 << 20)
 
     def test_nothing_is_kept_where_addresses_are_limited(self):
-        def mapped():
-            with open("/proc/self/statm", encoding="ascii") as file:
-                return int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
-
         arguments = inputs()
         limits = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (mapped() + (4 << 30), limits[1]))
@@ -99,10 +97,8 @@ class HostMemory(unittest.TestCase):
         q, k, v = (t.requires_grad_(False) for t in inputs())
         k, v = (t.expand(64, -1, -1, -1) for t in (k, v))  # a result of 256 MiB
         mixer(*inputs())
-        with open("/proc/self/statm", encoding="ascii") as file:
-            mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
         limits = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + (64 << 20), limits[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (mapped() + (64 << 20), limits[1]))
         try:
             with self.assertRaisesRegex(RuntimeError, "flarec: no memory for a result of 268435456 bytes"):
                 mixer(q, k, v)

@@ -178,10 +178,10 @@ void Emit::transpose4(Value *v) {
   v[3] = two(t1, t3, {2, 3, 6, 7});
 }
 
-/// 128 bits of two vectors: lanes i, j of the first and k, l of the second in this order; `mixed`: i, k, j, l.
-static SmallVector<int32_t> quarters(int i, int j, int k, int l, bool mixed = false) {
+/// Four times 128 bits of two vectors: 0 to 3 are the first's, 4 to 7 the second's.
+static SmallVector<int32_t> quarters(std::array<int, 4> which) {
   SmallVector<int32_t> mask;
-  for (int q : mixed ? std::array{i, 4 + k, j, 4 + l} : std::array{i, j, 4 + k, 4 + l})
+  for (int q : which)
     for (int e = 0; e < 4; ++e)
       mask.push_back(4 * q + e);
   return mask;
@@ -197,14 +197,14 @@ Registers Emit::channelsOfRows(const Registers &rows) {
   for (int64_t j = 0; j < 4; ++j) {
     if (v.size() == 8) {
       for (int c : {0, 1})
-        out[4 * c + j] = shuffle(v[j], v[4 + j], quarters(c, 2 + c, c, 2 + c));
+        out[4 * c + j] = shuffle(v[j], v[4 + j], quarters({c, 2 + c, 4 + c, 6 + c}));
       continue;
     }
     for (int odd : {0, 1}) {
-      auto few = quarters(odd, 2 + odd, odd, 2 + odd);
+      auto few = quarters({odd, 2 + odd, 4 + odd, 6 + odd});
       Value low = shuffle(v[j], v[4 + j], few), high = shuffle(v[8 + j], v[12 + j], few);
-      out[4 * odd + j] = shuffle(low, high, quarters(0, 2, 0, 2));
-      out[4 * (2 + odd) + j] = shuffle(low, high, quarters(1, 3, 1, 3));
+      out[4 * odd + j] = shuffle(low, high, quarters({0, 2, 4, 6}));
+      out[4 * (2 + odd) + j] = shuffle(low, high, quarters({1, 3, 5, 7}));
     }
   }
   rowForm[out[0]] = rows;
@@ -220,7 +220,7 @@ Registers Emit::rowsOfChannels(const Registers &v) {
   Registers out(8);
   for (int64_t j = 0; j < 4; ++j)
     for (int g : {0, 1})
-      out[4 * g + j] = shuffle(v[j], v[4 + j], quarters(2 * g, 2 * g + 1, 2 * g, 2 * g + 1, true));
+      out[4 * g + j] = shuffle(v[j], v[4 + j], quarters({2 * g, 4 + 2 * g, 2 * g + 1, 5 + 2 * g}));
   transpose4(&out[0]);
   transpose4(&out[4]);
   return out;
